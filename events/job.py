@@ -1,0 +1,75 @@
+"""Facts about jobs. A job is an array of `count` tasks (one, mostly); its tasks' facts are in `task.py`."""
+
+from typing import ClassVar, Literal
+
+import msgspec
+
+from events.base import Digest, Event, JobId, Sealed, UserId
+
+Kind = Literal["process", "container", "noop"]
+JobEnd = Literal["succeeded", "failed", "cancelled"]
+
+
+class Retries(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """How many times a task is tried again, by the cause that ended its attempt; then its back-off."""
+
+    exit: int = 0
+    oom: int = 0
+    timeout: int = 0
+    lost: int = 5
+    rejected: int = 3
+    output_lost: int = 1
+    backoff_ms: int = 1000
+
+
+class JobEvent(Event):
+    """Every job fact names its job first."""
+
+    entity: ClassVar[str] = "job"
+    job: JobId
+
+
+class JobSubmitted(JobEvent, tag="job.submitted"):
+    """A user handed in a job: an array of `count` tasks, numbered from 0."""
+
+    owner: UserId
+    digest: Digest
+    text: Sealed
+    kind: Kind = "process"
+    count: int = 1
+    priority: int = 5
+    cpus_milli: int = 1000
+    memory_bytes: int = 0
+    time_limit_ms: int = 0
+    lost_after_ms: int = 60_000
+    retries: Retries = Retries()
+    after: list[JobId] = []
+
+
+class JobHeld(JobEvent, tag="job.held"):
+    """The job waits for something that is not its turn: other jobs, or a machine that is large enough."""
+
+    reason: Literal["dependencies", "capacity"]
+    detail: str = ""
+
+
+class JobRunnable(JobEvent, tag="job.runnable"):
+    """What held the job is gone; its tasks are queued."""
+
+
+class JobCancelled(JobEvent, tag="job.cancelled"):
+    """The job is to end: queued tasks are cancelled with this fact, running ones are told to stop."""
+
+    reason: str = ""
+
+
+class JobFinished(JobEvent, tag="job.finished"):
+    """Every task has ended. Final."""
+
+    state: JobEnd
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+
+AnyJobEvent = JobSubmitted | JobHeld | JobRunnable | JobCancelled | JobFinished

@@ -1,0 +1,204 @@
+"""What a worker and the platform say to each other over NATS, as msgpack. Nothing here is stored.
+
+Subjects, each ending in what only this worker may use (`<w>` is its id):
+  req.<pool>.<w>.next     Poll -> Orders | Denied      one outstanding long poll a session, answered within 60 s
+  req.<pool>.<w>.report   Report -> Recorded | Denied  the worker drops a report only after this answer
+  req.<pool>.<w>.output   Output -> Stored | Denied    pieces of output by offset; the answer is what is safe
+  hb.<pool>.<w>           Heartbeat                    every 5 s, kept a week in TELEMETRY
+  push.<pool>.<w>.<nonce>.poll and push.<pool>.all.poll   "poll again", said after a takeover; carries nothing
+"""
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from events.base import Digest, JobId, Runs
+from events.job import Kind
+from events.spec import TaskText
+from events.task import AttemptEnd, Detail
+from events.worker import Capacity
+
+POLL_S_MAX = 60
+OUTPUT_PIECE_BYTES_MAX = 256 * 1024
+OUTPUT_PIECES_MAX = 64
+REPORT_TASKS_MAX = 2000
+AHEAD_MAX = 255
+
+
+class Held(msgspec.Struct, frozen=True, gc=False):
+    """Tasks of a lease that the worker still has: running, waiting, or ended with their report not yet recorded."""
+
+    lease: int
+    job: JobId
+    tasks: Runs
+
+
+class Hello(msgspec.Struct, frozen=True, gc=False):
+    """Opens a session: said in its first poll, and again when the platform answers `resync`."""
+
+    boot: str
+    capacity: Capacity
+    version: str
+    nonce: str
+    holding: list[Held] = []
+
+
+class Poll(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """Asks for orders after number `last`. `room`: how many more tasks it takes at most (-1: as the writer counts);
+    `ahead`: how many times its capacity it may hold beyond what runs, for tasks shorter than a round trip.
+    """
+
+    session: str
+    sequence: int
+    last: int = 0
+    room: int = -1
+    ahead: int = 0
+    hello: Hello | None = None
+
+
+class Run(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="run"):
+    """Run these tasks. `tickets` open the blobs they need over HTTP (see infra.tickets); `position` is where the
+    lease is recorded, for reads that must not be older.
+    """
+
+    number: int
+    job: JobId
+    tasks: Runs
+    attempt: int
+    kind: Kind
+    count: int
+    text: TaskText
+    cpus_milli: int = 1000
+    memory_bytes: int = 0
+    time_limit_ms: int = 0
+    position: str = ""
+    ticket: str = ""
+
+
+class Cancel(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="cancel"):
+    """End every task of this job, or only those of `lease` when it is not 0."""
+
+    number: int
+    job: JobId
+    lease: int = 0
+
+
+class Drain(msgspec.Struct, frozen=True, gc=False, tag="drain"):
+    """Finish what runs; nothing new will come while `on`."""
+
+    number: int
+    on: bool
+
+
+Order: TypeAlias = Run | Cancel | Drain
+
+
+class Orders(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="orders"):
+    """Everything numbered after the poll's `last`; empty after 60 s of nothing. `resync`: poll again with a Hello."""
+
+    orders: list[Order] = []
+    resync: bool = False
+
+
+class Denied(msgspec.Struct, frozen=True, gc=False, tag="denied"):
+    """Refused for good (`superseded`, `malformed`, ...): the agent says why and stops, or drops what it sent."""
+
+    code: str
+    detail: str
+
+
+class Started(msgspec.Struct, frozen=True, gc=False, tag="started"):
+    """These tasks of the lease run now."""
+
+    lease: int
+    job: JobId
+    tasks: Runs
+
+
+class Ended(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="ended"):
+    """These tasks of the lease ended, all in the same way. `details`: one a task, or none."""
+
+    lease: int
+    job: JobId
+    tasks: Runs
+    end: AttemptEnd = "exit"
+    code: int = 0
+    reason: str = ""
+    details: list[Detail] = []
+
+
+ReportItem: TypeAlias = Started | Ended
+
+
+class Report(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What happened, in order. `sequence` counts the session's reports; `bye`: the agent stops after this."""
+
+    session: str
+    sequence: int
+    items: list[ReportItem]
+    bye: bool = False
+
+
+class Recorded(msgspec.Struct, frozen=True, gc=False, tag="recorded"):
+    """The report is on disk at this position."""
+
+    position: str
+
+
+class Piece(msgspec.Struct, frozen=True, gc=False):
+    """Bytes of one attempt's framed output (see infra.outputs) from `offset` on."""
+
+    lease: int
+    job: JobId
+    index: int
+    offset: int
+    data: bytes
+    final: bool = False
+
+
+class Output(msgspec.Struct, frozen=True, gc=False):
+    """Pieces of several attempts' output."""
+
+    session: str
+    pieces: list[Piece]
+
+
+class Stored(msgspec.Struct, frozen=True, gc=False, tag="stored"):
+    """For each piece: the offset up to which that attempt's output is safe; -1: not wanted, drop it."""
+
+    safe: list[int]
+
+
+class Heartbeat(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """The machine's use: CPU in percent of all cores, memory in bytes, tasks now."""
+
+    session: str
+    at: int
+    cpu_percent: float = 0.0
+    memory_used: int = 0
+    memory_total: int = 0
+    disk_free: int = 0
+    running: int = 0
+    waiting: int = 0
+
+
+DenyCode: TypeAlias = Literal["superseded", "malformed", "unknown_session", "not_leading"]
+PollAnswer: TypeAlias = Orders | Denied
+ReportAnswer: TypeAlias = Recorded | Denied
+OutputAnswer: TypeAlias = Stored | Denied
+
+pack = msgspec.msgpack.Encoder().encode
+poll_of = msgspec.msgpack.Decoder(Poll).decode
+report_of = msgspec.msgpack.Decoder(Report).decode
+output_of = msgspec.msgpack.Decoder(Output).decode
+heartbeat_of = msgspec.msgpack.Decoder(Heartbeat).decode
+poll_answer_of = msgspec.msgpack.Decoder(PollAnswer).decode
+report_answer_of = msgspec.msgpack.Decoder(ReportAnswer).decode
+output_answer_of = msgspec.msgpack.Decoder(OutputAnswer).decode
+
+
+class Blob(msgspec.Struct, frozen=True, gc=False):
+    """A blob named by its digest, with its length in bytes."""
+
+    digest: Digest
+    size: int

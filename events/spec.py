@@ -1,0 +1,214 @@
+"""What a user may ask for, as typed: the body of a submission, checked here and nowhere else.
+
+`JobSpec` is the HTTP body. What places and limits the job goes into `job.submitted` in clear; the rest is its
+`TaskText`, which only the user's own pages and the worker that runs the task ever read (a `Sealed` field).
+"""
+
+import posixpath
+import re
+from typing import Literal
+
+import msgspec
+
+from events.base import Digest
+from events.job import Kind, Retries
+
+COUNT_MAX = 10_000_000
+TEXT_BYTES_MAX = 64 * 1024
+CPUS_MAX = 4096
+MEMORY_BYTES_MAX = 64 * 1024**4
+TIME_LIMIT_S_MAX = 366 * 86400
+AFTER_MAX = 1000
+INPUTS_MAX = 100
+RESULTS_MAX = 100
+EACH_INPUTS_MAX = 10_000
+LABELS_MAX = 64
+NAME_CHARS_MAX = 200
+PATH_CHARS_MAX = 512
+RETRIES_MAX = 100
+DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+
+
+class BadSpec(Exception):
+    """A submission that cannot be. `field` is a path such as `jobs[2].memory`; `detail` names limit and remedy."""
+
+    def __init__(self, field: str, detail: str) -> None:
+        super().__init__(f"{field}: {detail}")
+        self.field, self.detail = field, detail
+
+
+class Input(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
+    """A file for the task's folder: the blob `digest` at `path`; or, with `job`, every result of that job below `path`."""
+
+    path: str
+    digest: Digest = ""
+    job: str = ""
+
+
+class Each(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
+    """What one task of an array has of its own. A JSON list of these, one a task, is the blob that `JobSpec.each` names."""
+
+    args: list[str] = []
+    env: dict[str, str] = {}
+    inputs: list[Input] = []
+
+
+class TaskText(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """The part of a job that its user typed and only its worker needs."""
+
+    command: list[str] = []
+    name: str = ""
+    labels: dict[str, str] = {}
+    env: dict[str, str] = {}
+    cwd: str = ""
+    image: str = ""
+    inputs: list[Input] = []
+    each: Digest = ""
+    results: list[str] = []
+
+
+class RetrySpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
+    """Tries after the first, by cause; `backoff` in seconds, doubled each time up to a minute."""
+
+    exit: int = 0
+    oom: int = 0
+    timeout: int = 0
+    lost: int = 5
+    rejected: int = 3
+    output_lost: int = 1
+    backoff: float = 1.0
+
+
+class JobSpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
+    """A job: `command` run `count` times. Times in seconds, memory in bytes, `cpus` may be a fraction.
+
+    Each task runs in a folder of its own, with its `inputs` in it; what it leaves at the paths in `results` is kept.
+    `HIVE_JOB`, `HIVE_INDEX`, `HIVE_COUNT` and `HIVE_ATTEMPT` are in its environment. `after` names jobs that must
+    succeed first: ids, or the `ref` of another job in the same request.
+    """
+
+    command: list[str] = []
+    kind: Kind | Literal[""] = ""
+    image: str = ""
+    count: int = 1
+    name: str = ""
+    labels: dict[str, str] = {}
+    env: dict[str, str] = {}
+    cwd: str = ""
+    priority: int = 5
+    cpus: float = 1.0
+    memory: int = 0
+    time_limit: float = 0.0
+    lost_after: float = 60.0
+    retries: RetrySpec = RetrySpec()
+    after: list[str] = []
+    inputs: list[Input] = []
+    each: Digest = ""
+    results: list[str] = []
+    ref: str = ""
+
+
+def _between(field: str, value: float, low: float, high: float, unit: str = "") -> None:
+    if not low <= value <= high:
+        raise BadSpec(field, f"is {value:g}; must be from {low:g} to {high:g}{unit}")
+
+
+def _path(field: str, path: str) -> None:
+    if not path or len(path) > PATH_CHARS_MAX:
+        raise BadSpec(field, f"must be 1 to {PATH_CHARS_MAX} characters")
+    bad = path.startswith("/") or "\\" in path or not path.isprintable()
+    if bad or posixpath.normpath(path) != path or path.split("/")[0] in ("..", "."):
+        raise BadSpec(field, f"{path!r} must be a plain relative path inside the task's folder, without '..' or '\\'")
+
+
+def _texts(field: str, texts: list[str]) -> None:
+    for at, text in enumerate(texts):
+        if "\0" in text:
+            raise BadSpec(f"{field}[{at}]", "must not contain a NUL character; remove it")
+
+
+def _env(field: str, env: dict[str, str]) -> None:
+    for name, value in env.items():
+        if not name or "=" in name or "\0" in name or "\0" in value:
+            raise BadSpec(
+                f"{field}.{name}", "names must be non-empty without '=', and nothing may hold a NUL character"
+            )
+
+
+def check_inputs(field: str, inputs: list[Input], most: int) -> None:
+    """Raise BadSpec when `inputs` are more than `most`, or when one of them cannot be."""
+    if len(inputs) > most:
+        raise BadSpec(field, f"has {len(inputs)} entries; the limit is {most}: pack them into an archive")
+    seen: set[str] = set()
+    for at, file in enumerate(inputs):
+        here = f"{field}[{at}]"
+        _path(f"{here}.path", file.path)
+        if file.path in seen:
+            raise BadSpec(f"{here}.path", f"{file.path!r} is named twice; each input needs a path of its own")
+        seen.add(file.path)
+        if bool(file.digest) == bool(file.job):
+            raise BadSpec(here, "needs exactly one of digest (a blob) and job (whose results to take)")
+        if file.digest and not DIGEST.match(file.digest):
+            raise BadSpec(f"{here}.digest", "must be the SHA-256 of the blob as 64 lower-case hexadecimal digits")
+
+
+def check_spec(spec: JobSpec, field: str = "") -> None:
+    """Raise BadSpec, naming the field below `field`, when `spec` is not a job that could ever run."""
+    at = f"{field}." if field else ""
+    kind = kind_of(spec)
+    if kind == "process" and not spec.command:
+        raise BadSpec(f"{at}command", 'is empty; name a program and its arguments, such as ["echo", "hello"]')
+    if kind == "container" and not spec.image:
+        raise BadSpec(f"{at}image", 'is empty; a container needs an image, such as "busybox"')
+    if spec.image and (kind != "container" or not re.match(r"[a-z0-9][a-zA-Z0-9._/:@-]{0,254}\Z", spec.image)):
+        raise BadSpec(f"{at}image", f"{spec.image[:80]!r} is not an image reference, or the kind is not container")
+    _between(f"{at}count", spec.count, 1, COUNT_MAX, " tasks")
+    _between(f"{at}priority", spec.priority, 1, 10)
+    _between(f"{at}cpus", spec.cpus, 0.001 if kind != "noop" else 0.0, CPUS_MAX)
+    _between(f"{at}memory", spec.memory, 0, MEMORY_BYTES_MAX, " bytes")
+    _between(f"{at}time_limit", spec.time_limit, 0, TIME_LIMIT_S_MAX, " seconds (0: none)")
+    _between(f"{at}lost_after", spec.lost_after, 15, 7 * 86400, " seconds")
+    for cause in ("exit", "oom", "timeout", "lost", "rejected", "output_lost"):
+        _between(f"{at}retries.{cause}", getattr(spec.retries, cause), 0, RETRIES_MAX)
+    _between(f"{at}retries.backoff", spec.retries.backoff, 0, 3600, " seconds")
+    _check_text(spec, at)
+
+
+def _check_text(spec: JobSpec, at: str) -> None:
+    _texts(f"{at}command", spec.command)
+    _env(f"{at}env", spec.env)
+    if len(spec.name) > NAME_CHARS_MAX or not (spec.name == "" or spec.name.isprintable()):
+        raise BadSpec(f"{at}name", f"must be at most {NAME_CHARS_MAX} printable characters")
+    if len(spec.labels) > LABELS_MAX:
+        raise BadSpec(f"{at}labels", f"has {len(spec.labels)} entries; the limit is {LABELS_MAX}")
+    if spec.cwd:
+        _path(f"{at}cwd", spec.cwd)
+    if len(spec.after) > AFTER_MAX:
+        raise BadSpec(
+            f"{at}after", f"has {len(spec.after)} entries; the limit is {AFTER_MAX}: wait for an array instead"
+        )
+    check_inputs(f"{at}inputs", spec.inputs, INPUTS_MAX)
+    if spec.each and not DIGEST.match(spec.each):
+        raise BadSpec(f"{at}each", "must be the digest of an uploaded JSON list with one entry a task")
+    for n, path in enumerate(spec.results):
+        _path(f"{at}results[{n}]", path)
+    if len(spec.results) > RESULTS_MAX:
+        raise BadSpec(f"{at}results", f"has {len(spec.results)} entries; the limit is {RESULTS_MAX}: pack them up")
+
+
+def kind_of(spec: JobSpec) -> Kind:
+    """The kind asked for, or what the other fields imply."""
+    return spec.kind or ("container" if spec.image else "process")
+
+
+def text_of(spec: JobSpec) -> TaskText:
+    """The part of `spec` that is sealed."""
+    return TaskText(
+        spec.command, spec.name, spec.labels, spec.env, spec.cwd, spec.image, spec.inputs, spec.each, spec.results
+    )
+
+
+def retries_of(spec: JobSpec) -> Retries:
+    """The retry policy of `spec` as events carry it."""
+    r = spec.retries
+    return Retries(r.exit, r.oom, r.timeout, r.lost, r.rejected, r.output_lost, int(r.backoff * 1000))

@@ -1,0 +1,75 @@
+"""Facts about workers: the machines of a pool."""
+
+from typing import ClassVar, Literal
+
+import msgspec
+
+from events.base import Event, WorkerId
+
+
+class Capacity(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What a worker offers: thousandths of a CPU, bytes of memory, and the kinds of task it can run."""
+
+    cpus_milli: int
+    memory_bytes: int
+    kinds: tuple[str, ...] = ("process", "noop")
+
+
+class WorkerEvent(Event):
+    """Every worker fact names its worker first."""
+
+    entity: ClassVar[str] = "worker"
+    worker: WorkerId
+
+
+class WorkerRegistered(WorkerEvent, tag="worker.registered"):
+    """A worker's agent opened a session; an older session of this worker ends with it."""
+
+    session: str
+    boot: str
+    capacity: Capacity
+    version: str = ""
+
+
+class WorkerReported(WorkerEvent, tag="worker.reported"):
+    """The session's report with this number was recorded; what it said is in the facts beside this one."""
+
+    sequence: int
+
+
+class WorkerReturned(WorkerEvent, tag="worker.returned"):
+    """A silent worker was heard again, in the session it had."""
+
+
+class WorkerUnreachable(WorkerEvent, tag="worker.unreachable"):
+    """Nothing was heard of the worker for a while; it gets nothing new."""
+
+
+class WorkerLost(WorkerEvent, tag="worker.lost"):
+    """The worker stayed silent for so long that its session is over."""
+
+
+class WorkerStopped(WorkerEvent, tag="worker.stopped"):
+    """The worker's agent said good-bye."""
+
+
+class WorkerDrained(WorkerEvent, tag="worker.drained"):
+    """The worker finishes what it has and gets nothing new, until it is undrained."""
+
+    by: Literal["operator", "worker"] = "operator"
+
+
+class WorkerUndrained(WorkerEvent, tag="worker.undrained"):
+    """The worker gets work again."""
+
+
+AnyWorkerEvent = (
+    WorkerRegistered
+    | WorkerReported
+    | WorkerReturned
+    | WorkerUnreachable
+    | WorkerLost
+    | WorkerStopped
+    | WorkerDrained
+    | WorkerUndrained
+)

@@ -1,0 +1,1 @@
+"""How Hive reaches the world: folders, settings, nats-server, the log on JetStream, Postgres, blobs, keys."""

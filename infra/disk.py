@@ -1,0 +1,73 @@
+"""How much room a disk has, and what that allows: a warning long before, new submissions stopped well before the end."""
+
+import os
+import time
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+DiskState: TypeAlias = Literal["ok", "low", "full"]
+
+WARN_BYTES = 4 * 1024**3
+STOP_BYTES = 1 * 1024**3
+LOOK_S = 1.0
+"""How long one look at the disk is believed."""
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that an ordinary user may still write on the disk of `path`, or of its nearest existing parent."""
+    here = path.absolute()
+    while True:
+        try:
+            found = os.statvfs(here)
+        except FileNotFoundError:
+            if here == here.parent:
+                raise
+            here = here.parent
+        else:
+            return found.f_bavail * found.f_frsize
+
+
+def state_of(free: int, warn_bytes: int, stop_bytes: int) -> DiskState:
+    """What `free` bytes allow: below `stop_bytes` nothing new, below `warn_bytes` everything with a warning."""
+    if free < stop_bytes:
+        return "full"
+    return "low" if free < warn_bytes else "ok"
+
+
+class DiskGuard:
+    """Watches the disk of one path; cheap enough to ask on every request."""
+
+    def __init__(self, path: Path, warn_bytes: int = WARN_BYTES, stop_bytes: int = STOP_BYTES) -> None:
+        if stop_bytes > warn_bytes:
+            raise ValueError(f"stop_bytes ({stop_bytes}) must not exceed warn_bytes ({warn_bytes})")
+        self._path, self._warn, self._stop = path, warn_bytes, stop_bytes
+        self._free, self._seen = 0, -LOOK_S
+
+    @property
+    def free(self) -> int:
+        """Free bytes, at most LOOK_S old."""
+        now = time.monotonic()
+        if now - self._seen >= LOOK_S:
+            self._free, self._seen = free_bytes(self._path), now
+        return self._free
+
+    @property
+    def state(self) -> DiskState:
+        """ok, low (warn) or full (take nothing new; what runs is still recorded)."""
+        return state_of(self.free, self._warn, self._stop)
+
+    def why(self) -> str:
+        """One sentence for people about a disk that is low or full; empty when it is ok."""
+        free, state = self.free, self.state
+        if state == "ok":
+            return ""
+        limit = self._stop if state == "full" else self._warn
+        does = "new work is refused" if state == "full" else f"new work is refused below {_size(self._stop)}"
+        return f"{_size(free)} free on the disk of {self._path}, below {_size(limit)}: {does}; free some space there"
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GiB", 1024**3), ("MiB", 1024**2)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} bytes"

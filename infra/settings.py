@@ -1,0 +1,112 @@
+"""What an operator may set: `hive.toml` in the data folder, HIVE_* in the environment over it, flags over both.
+
+The Struct is the declaration: names, types, defaults and units. Each setting `name` is `HIVE_NAME` in the environment.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from infra.disk import STOP_BYTES, WARN_BYTES
+
+SETTINGS_FILE = "hive.toml"
+POOL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+PORT_MAX = 65535
+REPLICAS = (1, 3, 5)
+TYPO_LIKENESS = 0.8
+CLIENT_NAMES = frozenset({"HIVE_URL", "HIVE_KEY", "HIVE_DATA"})
+"""Names of the environment that are the command line's, not settings."""
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the text names it, where it stands, and what would be right."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be set. Sizes in bytes; an empty text means "embedded" or "none"."""
+
+    pool: str = "default"
+    """The pool this control plane runs."""
+    host: str = "127.0.0.1"
+    """Address on which the HTTP API listens."""
+    port: int = 8420
+    """Port of the HTTP API; 0 takes a free one."""
+    nats_port: int = 0
+    """Port of the embedded nats-server; 0 takes a free one at the first start and keeps it."""
+    nats_url: str = ""
+    """An external NATS; with it come the seed files of a user in PLATFORM and of one in SYS."""
+    nats_seed_file: str = ""
+    nats_sys_seed_file: str = ""
+    nats_replicas: int = 1
+    """Copies of each message on an external cluster: 1, 3 or 5."""
+    postgres_dsn: str = ""
+    """An external Postgres; empty: the embedded one."""
+    unsafe_durability: bool = False
+    """Accept a NATS that acknowledges before its disk has the data: a power cut then loses acknowledged work."""
+    disk_low_bytes: int = WARN_BYTES
+    """Free disk below which a warning is given."""
+    disk_min_bytes: int = STOP_BYTES
+    """Free disk below which new submissions are refused, while what runs is still recorded."""
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say. msgspec turns the ValueErrors into its own."""
+        if not POOL_NAME.fullmatch(self.pool):
+            raise ValueError(
+                f"`pool` is {self.pool!r}; use 1 to 32 of a-z, 0-9, _ and -, starting with a letter or digit"
+            )
+        for name in ("port", "nats_port"):
+            if not 0 <= getattr(self, name) <= PORT_MAX:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; use 0 to {PORT_MAX}")
+        if self.nats_replicas not in REPLICAS:
+            raise ValueError(f"`nats_replicas` is {self.nats_replicas}; use 1, 3 or 5")
+        if self.nats_replicas > 1 and not self.nats_url:
+            raise ValueError("`nats_replicas` above 1 needs an external cluster; set `nats_url`")
+        if self.nats_url and not (self.nats_seed_file and self.nats_sys_seed_file):
+            raise ValueError(
+                "`nats_url` needs `nats_seed_file` (a PLATFORM user) and `nats_sys_seed_file` (a SYS user)"
+            )
+        if not 0 <= self.disk_min_bytes <= self.disk_low_bytes:
+            raise ValueError("`disk_min_bytes` must lie between 0 and `disk_low_bytes`")
+
+
+NAMES: tuple[str, ...] = Settings.__struct_fields__
+
+
+def load(root: Path, environ: Mapping[str, str] = os.environ, **flags: Any) -> Settings:
+    """The settings of the data folder `root`; flags that are None were not given. Raises SettingsError."""
+    file = root / SETTINGS_FILE
+    values = _from_file(file) | _from_environment(environ)
+    values |= {name: value for name, value in flags.items() if value is not None}
+    try:
+        return msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{error} (from {file}, HIVE_* in the environment, or a flag)") from None
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(file.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{file} cannot be read: {error}") from None
+    if unknown := sorted(set(values) - set(NAMES)):
+        raise SettingsError(f"{file}: unknown setting {', '.join(unknown)}; the settings are {', '.join(NAMES)}")
+    return values
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    known = {f"HIVE_{name.upper()}": name for name in NAMES}
+    for name in environ:
+        if not name.startswith("HIVE_") or name in known or name in CLIENT_NAMES:
+            continue
+        # Other HIVE_ names belong to the command line and to tasks; one that is nearly a setting is a slip.
+        if near := difflib.get_close_matches(name, known, 1, TYPO_LIKENESS):
+            raise SettingsError(f"{name} in the environment is not a setting; did you mean {near[0]}?")
+    return {setting: environ[name] for name, setting in known.items() if name in environ}

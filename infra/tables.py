@@ -1,0 +1,235 @@
+"""The `read` schema: tables that are folded from the log and may be deleted at any time, as data.
+
+Each build of the tables has a schema of its own, `read_<n>`; the views in `read` show the build that is live, so a
+rebuild grows beside it and is switched to in one transaction. `read.builds` says how far each build has come.
+Times are ms since 1970, sizes bytes; `number` is position * 65536 + place in the message: one order over all facts.
+"""
+
+from dataclasses import dataclass
+
+LOCK = 0x48495645
+"""Key of the advisory lock under which builds are made and switched."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its columns as (name, type) in the order in which rows give them, and its indexes' columns."""
+
+    name: str
+    columns: tuple[tuple[str, str], ...]
+    indexes: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The columns' names."""
+        return [name for name, _ in self.columns]
+
+    def ddl(self, schema: str) -> str:
+        """The statements that create it. No index is unique: an odd fact in the log must not stop the tables."""
+        columns = ", ".join(
+            f'"{name}" {kind} NOT NULL' if kind != "jsonb" else f'"{name}" {kind}' for name, kind in self.columns
+        )
+        statements = [f"CREATE TABLE {schema}.{self.name} ({columns})"]
+        statements += [f"CREATE INDEX ON {schema}.{self.name} ({columns})" for columns in self.indexes]
+        return ";\n".join(statements)
+
+
+JOBS = Table(
+    "jobs",
+    (
+        ("job", "text"),
+        ("owner", "text"),
+        ("state", "text"),
+        ("reason", "text"),
+        ("kind", "text"),
+        ("count", "bigint"),
+        ("priority", "bigint"),
+        ("cpus_milli", "bigint"),
+        ("memory_bytes", "bigint"),
+        ("succeeded", "bigint"),
+        ("failed", "bigint"),
+        ("cancelled", "bigint"),
+        ("text_key", "text"),
+        ("text_data", "bytea"),
+        ("after", "text[]"),
+        ("submitted_at", "bigint"),
+        ("finished_at", "bigint"),
+        ("number", "bigint"),
+        ("position", "bigint"),
+        ("by", "text"),
+        ("trace", "text"),
+    ),
+    ("job", "state, number"),
+)
+"""One row a job. Until it has ended its state is held, queued or cancelling and its counts are 0: what runs right now
+is in the control plane's memory."""
+
+JOB_HISTORY = Table(
+    "job_history",
+    (
+        ("job", "text"),
+        ("kind", "text"),
+        ("at", "bigint"),
+        ("reason", "text"),
+        ("by", "text"),
+        ("cause", "text"),
+        ("trace", "text"),
+        ("number", "bigint"),
+    ),
+    ("job",),
+)
+"""What befell a job between its submission and its end: held, runnable, cancelled."""
+
+TASK_HISTORY = Table(
+    "task_history",
+    (
+        ("job", "text"),
+        ("first", "bigint"),
+        ("last", "bigint"),
+        ("lease", "bigint"),
+        ("attempt", "bigint"),
+        ("worker", "text"),
+        ("kind", "text"),
+        ("at", "bigint"),
+        ("leased_at", "bigint"),
+        ("started_at", "bigint"),
+        ("not_before", "bigint"),
+        ("end", "text"),
+        ("code", "bigint"),
+        ("reason", "text"),
+        ("details", "jsonb"),
+        ("number", "bigint"),
+    ),
+    ("job, first",),
+)
+"""One row a run of tasks and fact about their attempt. `details` is a list, one entry a task of the run."""
+
+RESULTS = Table(
+    "results",
+    (("job", "text"), ("index", "bigint"), ("path", "text"), ("digest", "text"), ("size", "bigint")),
+    ("job, index, path",),
+)
+"""The files that ended tasks left."""
+
+WORKER_HISTORY = Table(
+    "worker_history",
+    (
+        ("worker", "text"),
+        ("kind", "text"),
+        ("at", "bigint"),
+        ("session", "text"),
+        ("boot", "text"),
+        ("cpus_milli", "bigint"),
+        ("memory_bytes", "bigint"),
+        ("kinds", "text[]"),
+        ("version", "text"),
+        ("by", "text"),
+        ("number", "bigint"),
+    ),
+    ("worker, number",),
+)
+"""What befell the workers."""
+
+TABLES = (JOBS, JOB_HISTORY, TASK_HISTORY, RESULTS, WORKER_HISTORY)
+
+WORKERS_VIEW = """
+CREATE VIEW read.workers AS
+SELECT last.worker, last.kind AS state, last.at AS since, seen.session, seen.cpus_milli, seen.memory_bytes, seen.version
+FROM (SELECT DISTINCT ON (worker) * FROM {schema}.worker_history
+      WHERE kind NOT IN ('worker.drained', 'worker.undrained') ORDER BY worker, number DESC) AS last
+LEFT JOIN (SELECT DISTINCT ON (worker) * FROM {schema}.worker_history
+      WHERE kind = 'worker.registered' ORDER BY worker, number DESC) AS seen USING (worker)
+"""
+
+PREPARE = """
+CREATE SCHEMA IF NOT EXISTS read;
+CREATE TABLE IF NOT EXISTS read.builds (
+    id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    version bigint NOT NULL,
+    origin text NOT NULL,
+    live boolean NOT NULL DEFAULT false,
+    position bigint NOT NULL DEFAULT 0,
+    at bigint NOT NULL DEFAULT 0
+)
+"""
+
+FIND_BUILDS = "SELECT id, version, origin, live, position FROM read.builds ORDER BY live DESC, id DESC"
+ADD_BUILD = "INSERT INTO read.builds (version, origin) VALUES ($1, $2) RETURNING id"
+DROP_BUILD = "DELETE FROM read.builds WHERE id = $1"
+LOCK_BUILD = "SELECT position FROM read.builds WHERE id = $1 FOR UPDATE"
+MOVE_BUILD = "UPDATE read.builds SET position = $2, at = $3 WHERE id = $1"
+SET_LIVE = "UPDATE read.builds SET live = (id = $1)"
+LIVE_POSITION = "SELECT position FROM read.builds WHERE live"
+
+
+def schema_of(build: int) -> str:
+    """The schema of a build."""
+    return f"read_{build}"
+
+
+def create(build: int) -> str:
+    """The statements that make a build's empty tables."""
+    schema = schema_of(build)
+    return ";\n".join([f"CREATE SCHEMA {schema}", *(table.ddl(schema) for table in TABLES)])
+
+
+def drop(build: int) -> str:
+    """The statement that removes a build and the views that show it."""
+    return f"DROP SCHEMA IF EXISTS {schema_of(build)} CASCADE"
+
+
+def show(build: int) -> str:
+    """The statements that point the views at a build."""
+    schema = schema_of(build)
+    names = [table.name for table in TABLES]
+    statements = [f"DROP VIEW IF EXISTS read.{name}" for name in ("workers", *names)]
+    statements += [f"CREATE VIEW read.{name} AS SELECT * FROM {schema}.{name}" for name in names]
+    return ";\n".join([*statements, WORKERS_VIEW.format(schema=schema)])
+
+
+def update_jobs(build: int) -> str:
+    """Change rows of jobs: $1 job, $2 state or '', $3 reason or NULL, $4 reason if there is none, $5-$7 counts,
+    $8 finished_at, $9 position; each a list.
+    """
+    return f"""
+UPDATE {schema_of(build)}.jobs AS j SET
+    state = CASE u.state WHEN '' THEN j.state ELSE u.state END,
+    reason = CASE WHEN u.reason IS NOT NULL THEN u.reason WHEN j.reason = '' THEN u.first_reason ELSE j.reason END,
+    succeeded = u.succeeded, failed = u.failed, cancelled = u.cancelled,
+    finished_at = u.finished_at, position = u.position
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
+    $9::bigint[]) AS u (job, state, reason, first_reason, succeeded, failed, cancelled, finished_at, position)
+WHERE j.job = u.job"""
+
+
+_JOB = (
+    "job, owner, state, reason, kind, count, priority, cpus_milli, memory_bytes, succeeded, failed, cancelled, "
+    "text_key, text_data, after, submitted_at, finished_at, number, position"
+)
+FIND_JOB = f"SELECT {_JOB} FROM read.jobs WHERE job = $1 ORDER BY number LIMIT 1"
+
+
+def list_jobs(states: int) -> str:
+    """Jobs in any of `states` states, newest first: $1 below this number, $2 at most, $3 kind or '', $4 owner or '',
+    then the states. One index range a state.
+    """
+    ranges = [
+        f"(SELECT {_JOB} FROM read.jobs WHERE state = ${5 + at} AND number < $1 AND ($3 = '' OR kind = $3) "
+        "AND ($4 = '' OR owner = $4) ORDER BY number DESC LIMIT $2)"
+        for at in range(states)
+    ]
+    return " UNION ALL ".join(ranges) + " ORDER BY number DESC LIMIT $2"
+
+
+TASK_FACTS = """
+SELECT first, last, lease, attempt, worker, kind, at, leased_at, started_at, "end", code, reason, number
+FROM read.task_history WHERE job = $1 AND first > $2 AND first <= $3 AND last >= $4 ORDER BY first LIMIT $5"""
+"""$1 job, $2 a run's length below the lowest task, $3 the highest, $4 the lowest, $5 at most."""
+
+TASK_DETAILS = """
+SELECT number, first, details::text FROM read.task_history
+WHERE job = $1 AND first = ANY($2::bigint[]) AND number = ANY($3::bigint[]) AND details IS NOT NULL"""
+
+LIST_RESULTS = """
+SELECT DISTINCT ON (index, path) index, path, digest, size FROM read.results
+WHERE job = $1 AND (index, path) > ($2, $3) ORDER BY index, path LIMIT $4"""

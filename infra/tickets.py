@@ -1,0 +1,104 @@
+"""Tickets: what lets a worker fetch and store the blobs of one job over HTTP, for a while and without an account.
+
+A ticket is readable by whoever holds it (worker, job, roots, expiry) and cannot be changed: HMAC-SHA256 over its
+msgpack form. Roots: a digest opens that blob, `results:<job>` the results of another job, `put` allows uploads.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+
+import msgspec
+
+from events.base import Digest, JobId, WorkerId
+
+ROOTS_MAX = 512
+"""Of one ticket. It travels in an HTTP header; this many digests take 23 KB there."""
+
+PUT = "put"
+RESULTS = "results:"
+_VERSION = 1
+_MAC_BYTES = 32
+
+
+class BadTicket(Exception):
+    """Not a ticket of ours, or not any more. The message says which."""
+
+
+class Ticket(msgspec.Struct, frozen=True, gc=False):
+    """What a valid ticket says."""
+
+    worker: WorkerId
+    job: JobId
+    roots: list[str]
+
+    def opens(self, digest: Digest) -> bool:
+        """Whether the ticket names this blob itself."""
+        return digest in self.roots
+
+    @property
+    def may_put(self) -> bool:
+        """Whether the ticket allows uploads."""
+        return PUT in self.roots
+
+    def results_of(self) -> list[JobId]:
+        """The jobs whose results it opens."""
+        return [root[len(RESULTS) :] for root in self.roots if root.startswith(RESULTS)]
+
+
+class _Claims(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A ticket as signed; digests as their 32 bytes."""
+
+    version: int
+    worker: WorkerId
+    job: JobId
+    digests: list[bytes]
+    words: list[str]
+    expires_at: int
+
+
+_pack = msgspec.msgpack.Encoder().encode
+_claims_of = msgspec.msgpack.Decoder(_Claims).decode
+
+
+class Tickets:
+    """Issues and checks tickets under one secret `key`."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def _mac(self, payload: bytes) -> bytes:
+        return hmac.new(self._key, b"hive.ticket." + payload, hashlib.sha256).digest()
+
+    def issue(self, worker: WorkerId, job: JobId, roots: list[str], expires_at: int) -> str:
+        """A ticket that is valid until `expires_at` (ms since 1970), url-safe. ValueError beyond ROOTS_MAX roots."""
+        if len(roots) > ROOTS_MAX:
+            raise ValueError(f"a ticket for {job} has {len(roots)} roots; the limit is {ROOTS_MAX}")
+        digests = [bytes.fromhex(root) for root in roots if _is_digest(root)]
+        words = [root for root in roots if not _is_digest(root)]
+        payload = _pack(_Claims(_VERSION, worker, job, digests, words, expires_at))
+        return base64.urlsafe_b64encode(self._mac(payload) + payload).rstrip(b"=").decode()
+
+    def check(self, ticket: str, now: int) -> Ticket:
+        """What `ticket` says, at `now` (ms since 1970). Raises BadTicket."""
+        try:
+            raw = base64.b64decode(ticket.encode("ascii") + b"=" * (-len(ticket) % 4), b"-_", validate=True)
+        except (binascii.Error, ValueError):
+            raise BadTicket("the ticket is not url-safe base64; copy it whole") from None
+        mac, payload = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
+        if not hmac.compare_digest(mac, self._mac(payload)):
+            raise BadTicket("the ticket was not issued here, or was changed")
+        try:
+            claims = _claims_of(payload)
+        except msgspec.DecodeError:
+            raise BadTicket("the ticket is of another version; poll for a new one") from None
+        if claims.version != _VERSION:
+            raise BadTicket("the ticket is of another version; poll for a new one")
+        if now >= claims.expires_at:
+            raise BadTicket("the ticket has expired; poll for a new one")
+        return Ticket(claims.worker, claims.job, [digest.hex() for digest in claims.digests] + claims.words)
+
+
+def _is_digest(root: str) -> bool:
+    return len(root) == 64 and ":" not in root and all(char in "0123456789abcdef" for char in root)

@@ -1,0 +1,1 @@
+"""What is allowed, and the processes that ask."""

@@ -1,0 +1,1 @@
+"""hivectl: one module a group of commands. Commands compute; `output` alone prints."""

@@ -1,0 +1,44 @@
+"""`version`, `status` and `completion`."""
+
+from typing import Any
+
+import click
+
+from services.cli.context import Context, command
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@command("version", remote=False)
+def version(context: Context) -> None:
+    """Print the version of this program."""
+    import platform
+
+    from services.version import VERSION
+
+    facts = {"version": VERSION, "python": platform.python_version(), "platform": platform.platform()}
+    if context.output.mode == "json":
+        context.output.document(facts)
+    elif context.output.mode == "quiet":
+        context.output.line(VERSION)
+    else:
+        context.output.line(f"hivectl {VERSION}, Python {facts['python']}, {facts['platform']}")
+
+
+@command("completion", listing=False, remote=False)
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(context: Context, shell: str) -> None:
+    """Print the completion script of a shell.
+
+    bash and zsh: put `eval "$(hivectl completion bash)"` into your shell's start-up file.
+    fish: `hivectl completion fish > ~/.config/fish/completions/hivectl.fish`.
+    """
+    from click.shell_completion import get_completion_class
+
+    from services.cli.main import cli
+
+    kind: Any = get_completion_class(shell)
+    context.output.line(kind(cli, {}, "hivectl", "_HIVECTL_COMPLETE").source())
+
+
+COMMANDS = {"version": version, "completion": completion}

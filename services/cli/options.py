@@ -1,0 +1,102 @@
+"""What people type as values of options: sizes, durations, pairs. Pure; the errors name the accepted forms."""
+
+import re
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import click
+
+from events.spec import RetrySpec
+
+T = TypeVar("T")
+
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_UNITS = {n: 1000**p for n, p in _POWERS.items()} | {
+    f"{n}i": 1024**p for n, p in _POWERS.items() if n
+}
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\Z", re.IGNORECASE)
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+\Z")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_ENV_NAME = re.compile(r"[^=\0]+\Z")
+RETRY_CAUSES = RetrySpec.__struct_fields__[:-1]
+
+
+def parse_size(text: str) -> int:
+    """Bytes in a size such as 512MB, 2GiB or 1000000. Raises ValueError."""
+    found = _SIZE.match(text.strip())
+    if not found or found[2].lower() not in _UNITS:
+        raise ValueError(
+            f"{text!r} is not a size; write it like 512MB, 2GiB or 1000000 (bytes)"
+        )
+    return int(float(found[1]) * _UNITS[found[2].lower()])
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in a duration such as 90s, 5m, 1h30m or 90. Raises ValueError."""
+    text = text.strip().lower()
+    if re.fullmatch(r"\d+(?:\.\d+)?", text):
+        return float(text)
+    if not _DURATION.match(text):
+        raise ValueError(f"{text!r} is not a duration; write it like 90s, 5m or 1h30m")
+    return sum(
+        float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text)
+    )
+
+
+def parse_pair(text: str) -> tuple[str, str]:
+    """Name and value of NAME=VALUE. Raises ValueError."""
+    name, equals, value = text.partition("=")
+    if not equals or not _ENV_NAME.match(name):
+        raise ValueError(f"{text!r} is not NAME=VALUE, such as MODE=fast")
+    return name, value
+
+
+def parse_input(text: str) -> tuple[str, str]:
+    """Local path and the name it gets in the task's folder, from PATH or PATH=NAME. Raises ValueError."""
+    path, equals, name = text.partition("=")
+    if not path or (equals and not name):
+        raise ValueError(f"{text!r} is not PATH or PATH=NAME, such as data/a.csv=a.csv")
+    return path, name or path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def parse_retry(text: str) -> tuple[str, int]:
+    """Cause and number of CAUSE=N. Raises ValueError."""
+    cause, _, number = text.partition("=")
+    if cause not in RETRY_CAUSES or not number.isdecimal():
+        raise ValueError(
+            f"{text!r} is not CAUSE=N with a cause out of {', '.join(RETRY_CAUSES)}"
+        )
+    return cause, int(number)
+
+
+def retries(number: int | None, by_cause: tuple[tuple[str, int], ...]) -> RetrySpec:
+    """The retry policy: `number` for what the task itself causes (exit, oom, timeout), then each named cause."""
+    wanted: dict[str, Any] = {}
+    if number is not None:
+        wanted = dict.fromkeys(("exit", "oom", "timeout"), number)
+    return RetrySpec(**(wanted | dict(by_cause)))
+
+
+class Parsed(click.ParamType[T], Generic[T]):
+    """An option's value read by one of the functions above."""
+
+    def __init__(self, name: str, parse: Callable[[str], T]) -> None:
+        self.name, self._parse = name, parse
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> T:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+SIZE = Parsed("SIZE", parse_size)
+DURATION = Parsed("DURATION", parse_duration)
+PAIR = Parsed("NAME=VALUE", parse_pair)
+INPUT = Parsed("PATH[=NAME]", parse_input)
+RETRY = Parsed("CAUSE=N", parse_retry)

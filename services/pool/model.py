@@ -1,0 +1,135 @@
+"""The pool's model: what each command may lead to (`decide`) and what each event changes (`evolve`). Pure.
+
+`decide` never changes the state; `evolve` never refuses. Time is an argument, in milliseconds.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from events.catalog import AnyEvent, Unknown
+from events.job import JobCancelled, JobFinished, JobHeld, JobRunnable, JobSubmitted
+from events.pool import WriterLed
+from events.task import (
+    TasksDue,
+    TasksFailed,
+    TasksFinished,
+    TasksLate,
+    TasksLeased,
+    TasksReclaimed,
+    TasksRetried,
+    TasksStarted,
+)
+from events.worker import (
+    WorkerDrained,
+    WorkerLost,
+    WorkerRegistered,
+    WorkerReported,
+    WorkerReturned,
+    WorkerStopped,
+    WorkerUndrained,
+    WorkerUnreachable,
+)
+from services.pool import job, plan, worker
+from services.pool.commands import (
+    Advance,
+    CancelJob,
+    Command,
+    DrainWorker,
+    Greet,
+    Heard,
+    OwnCommand,
+    Place,
+    Reported,
+    Silent,
+    Submit,
+)
+from services.pool.state import Pool
+
+VERSION = 1
+"""Of the snapshot: raise it when the state's shape or an `evolve` changes what a given log folds to."""
+
+DECIDE: dict[type, Callable[[Pool, Any, int], Sequence[AnyEvent]]] = {
+    Submit: lambda state, command, now: job.decide_submit(state, command),
+    CancelJob: lambda state, command, now: job.decide_cancel(state, command),
+    DrainWorker: lambda state, command, now: worker.decide_drain(state, command),
+    Greet: worker.decide_greet,
+    Reported: worker.decide_report,
+    Silent: worker.decide_silent,
+    Heard: lambda state, command, now: worker.decide_heard(state, command),
+    Place: lambda state, command, now: plan.place(state, command),
+    Advance: plan.advance,
+}
+
+
+def _nothing(state: Pool, event: TasksLate, at: int) -> None:
+    """A late report changes nothing."""
+
+
+def _led(state: Pool, event: WriterLed, at: int) -> None:
+    state.writer = event.writer
+
+
+EVOLVE: dict[type, Callable[[Pool, Any, int], None]] = {
+    JobSubmitted: job.evolve_submitted,
+    JobHeld: job.evolve_held,
+    JobRunnable: job.evolve_runnable,
+    JobCancelled: job.evolve_cancelled,
+    JobFinished: job.evolve_finished,
+    TasksLeased: job.evolve_leased,
+    TasksStarted: job.evolve_started,
+    TasksFinished: job.evolve_ended,
+    TasksFailed: job.evolve_ended,
+    TasksRetried: job.evolve_ended,
+    TasksDue: job.evolve_due,
+    TasksReclaimed: job.evolve_reclaimed,
+    TasksLate: _nothing,
+    WorkerRegistered: worker.evolve_registered,
+    WorkerReported: worker.evolve_reported,
+    WorkerReturned: worker.evolve_standing,
+    WorkerUnreachable: worker.evolve_standing,
+    WorkerLost: worker.evolve_standing,
+    WorkerStopped: worker.evolve_standing,
+    WorkerDrained: worker.evolve_drained,
+    WorkerUndrained: worker.evolve_drained,
+    WriterLed: _led,
+}
+
+
+class NewerFormat(Exception):
+    """The log holds an event that this version does not know. A writer must not lead over it: upgrade."""
+
+
+def decide(state: Pool, command: Command | OwnCommand, now: int) -> Sequence[AnyEvent]:
+    """The events that `command` leads to at `now`, none when there is nothing to do. Raises Refused."""
+    return DECIDE[type(command)](state, command, now)
+
+
+def evolve(state: Pool, event: AnyEvent | Unknown, at: int) -> None:
+    """Fold one event into `state`, in place. Raises NewerFormat for one this version does not know."""
+    apply = EVOLVE.get(type(event))
+    if apply is None:
+        raise NewerFormat(f"{event} is not known to this version; upgrade before it leads")
+    apply(state, event, at)
+
+
+def check(state: Pool) -> None:
+    """Assert every invariant of the state; for tests and audits."""
+    leases = dict.fromkeys(state.leases, 0)
+    for one in state.jobs.values():
+        assert one.ended + len(one.active) + len(one.retry) + len(one.delayed) + (one.count - one.next) == one.count
+        assert one.running <= one.active.keys(), one.id
+        assert not (one.retry.keys() | one.delayed.keys()) & one.active.keys(), one.id
+        assert not one.cancelled or not one.ready
+        for number in one.active.values():
+            leases[number] += 1
+        queued = one.id in state.shapes[one.shape].queues.get(one.priority, {}) if one.shape in state.shapes else False
+        assert queued == bool(one.ready), f"{one.id} queued={queued} with {one.ready} ready tasks"
+    for number, lease in state.leases.items():
+        assert lease.left == leases[number] > 0, number
+        assert number in state.workers[lease.worker].leases and number in state.jobs[lease.job].leases
+    for machine in state.workers.values():
+        held = [(state.leases[number].left, state.jobs[state.leases[number].job]) for number in machine.leases]
+        assert machine.used_cpus == sum(left * one.cpus_milli for left, one in held)
+        assert machine.used_memory == sum(left * one.memory_bytes for left, one in held)
+        assert machine.state not in ("lost", "stopped") or not machine.leases or machine.leases.keys() <= leases.keys()
+    assert state.text_bytes == sum(len(one.text.data) for one in state.jobs.values())

@@ -1,0 +1,108 @@
+"""What a worker is told: the answer to its poll, derived from the state. Everything numbered after what it has seen
+is said again, so a lost answer loses nothing.
+"""
+
+from collections import OrderedDict
+
+import msgspec
+
+from events.base import JobId, Runs, WorkerId, runs_of
+from events.catalog import position_text
+from events.protocol import Cancel, Drain, Order, Run
+from events.spec import TaskText
+from infra.sealing import KeyDestroyed, Sealer
+from infra.tickets import Tickets
+from services.pool.state import Job, Lease, Pool
+
+TEXTS_KEPT = 4096
+TICKET_MS = 7 * 86_400_000
+ORDERS_MAX = 512
+_text_of = msgspec.json.Decoder(TaskText).decode
+
+
+class OrderBook:
+    """Builds orders. Keeps the texts it opened lately, and which tasks the newest leases are for."""
+
+    def __init__(self, sealer: Sealer, tickets: Tickets) -> None:
+        self._sealer, self._tickets = sealer, tickets
+        self._texts: OrderedDict[JobId, TaskText] = OrderedDict()
+        self.leased: dict[int, Runs] = {}
+
+    def pending(self, state: Pool, worker: WorkerId, last: int) -> bool:
+        """Whether there is anything to say after number `last`."""
+        machine = state.workers[worker]
+        return (
+            machine.drain_order > last
+            or next(reversed(machine.leases), 0) > last
+            or next(reversed(machine.cancels), 0) > last
+        )
+
+    def orders(self, state: Pool, worker: WorkerId, last: int, position: int, now: int) -> list[Order]:
+        """Everything after number `last`, ascending, at most ORDERS_MAX (the rest follows at the next poll)."""
+        machine = state.workers[worker]
+        leases = _after(machine.leases, last)
+        cancels = _after(machine.cancels, last)
+        numbers = sorted([*leases, *cancels, *([machine.drain_order] if machine.drain_order > last else [])])
+        found: list[Order] = []
+        where = position_text(position)
+        for number in numbers[:ORDERS_MAX]:
+            if number in machine.leases:
+                found.append(self._run(state, state.leases[number], where, now))
+            elif number in machine.cancels:
+                found.append(Cancel(number, machine.cancels[number]))
+            else:
+                found.append(Drain(number, machine.drained))
+        return found
+
+    def _run(self, state: Pool, lease: Lease, position: str, now: int) -> Run:
+        job = state.jobs[lease.job]
+        tasks = self.leased.pop(lease.number, None)
+        if tasks is None:
+            tasks = runs_of(sorted(index for index, holder in job.active.items() if holder == lease.number))
+        text = self._text(job)
+        ticket = ""
+        if text.inputs or text.each or text.results:
+            roots = [file.digest or f"results:{file.job}" for file in text.inputs]
+            roots += ([text.each] if text.each else []) + (["put"] if text.results else [])
+            ticket = self._tickets.issue(lease.worker, job.id, roots, now + TICKET_MS)
+        return Run(
+            lease.number,
+            job.id,
+            tasks,
+            lease.attempt,
+            job.kind,
+            job.count,
+            text,
+            job.cpus_milli,
+            job.memory_bytes,
+            job.time_limit_ms,
+            position,
+            ticket,
+        )
+
+    def _text(self, job: Job) -> TaskText:
+        text = self._texts.get(job.id)
+        if text is None:
+            try:
+                text = _text_of(self._sealer.open(job.text))
+            except KeyDestroyed:
+                text = TaskText(command=[])  # erased: the worker rejects an empty command, and the task fails
+            self._texts[job.id] = text
+            if len(self._texts) > TEXTS_KEPT:
+                self._texts.popitem(last=False)
+        return text
+
+    def forget(self, job: JobId) -> None:
+        """The job ended."""
+        self._texts.pop(job, None)
+
+
+def _after(numbers: dict[int, object] | dict[int, None] | dict[int, JobId], last: int) -> list[int]:
+    found: list[int] = []
+    for number in reversed(numbers):
+        if number <= last:
+            break
+        found.append(number)
+    return found
+
+

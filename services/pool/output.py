@@ -1,0 +1,94 @@
+"""Takes in what running tasks print: pieces by offset, stored and fsynced in batches before the answer says how much is safe."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+
+from events import protocol
+from events.base import WorkerId
+from events.protocol import Denied, Output, Piece, Stored
+from infra.outputs import Outputs
+
+WAITING_BYTES_MAX = 64 * 1024 * 1024
+BATCH_BYTES_MAX = 8 * 1024 * 1024
+NOT_WANTED = -1
+
+_log = structlog.get_logger()
+
+
+class OutputDesk:
+    """Stores pieces of current attempts; says that the others' are not wanted once that is certain.
+
+    What arrives while too much waits already is dropped unanswered: the worker keeps it and sends it again.
+    """
+
+    def __init__(
+        self,
+        outputs: Outputs,
+        send: Callable[[str, bytes], None],
+        is_current: Callable[[WorkerId, Piece], bool],
+        when_certain: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._outputs, self._send, self._is_current, self._when_certain = outputs, send, is_current, when_certain
+        self._waiting: deque[tuple[WorkerId, str, Output]] = deque()
+        self._bytes = 0
+        self._wake = asyncio.Event()
+
+    def take(self, worker: WorkerId, reply: str, output: Output) -> None:
+        """Queue a worker's pieces."""
+        size = sum(len(piece.data) for piece in output.pieces)
+        if self._bytes + size > WAITING_BYTES_MAX:
+            return
+        if len(output.pieces) > protocol.OUTPUT_PIECES_MAX:
+            detail = f"{len(output.pieces)} pieces at once; the limit is {protocol.OUTPUT_PIECES_MAX}"
+            self._send(reply, protocol.pack(Denied("malformed", detail)))
+            return
+        self._bytes += size
+        self._waiting.append((worker, reply, output))
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Store what waits, one batch after the other, until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                await self._store(self._next())
+
+    def _next(self) -> list[tuple[WorkerId, str, Output]]:
+        batch: list[tuple[WorkerId, str, Output]] = []
+        size = 0
+        while self._waiting and size < BATCH_BYTES_MAX:
+            entry = self._waiting.popleft()
+            size += sum(len(piece.data) for piece in entry[2].pieces)
+            batch.append(entry)
+        self._bytes -= size
+        return batch
+
+    async def _store(self, batch: list[tuple[WorkerId, str, Output]]) -> None:
+        wanted = [[self._is_current(worker, piece) for piece in output.pieces] for worker, _, output in batch]
+        pieces = [
+            (piece.job, piece.index, piece.lease, piece.offset, piece.data)
+            for (_, _, output), flags in zip(batch, wanted, strict=True)
+            for piece, flag in zip(output.pieces, flags, strict=True)
+            if flag
+        ]
+        try:
+            safe = iter(await self._outputs.append_many(pieces) if pieces else [])
+        except OSError as error:
+            _log.error("output.not_stored", why=str(error), pieces=len(pieces))
+            return
+        for (worker, reply, output), flags in zip(batch, wanted, strict=True):
+            offsets = [next(safe) if flag else NOT_WANTED for flag in flags]
+            if all(flags):
+                self._send(reply, protocol.pack(Stored(offsets)))
+            else:
+                self._when_certain(lambda w=worker, r=reply, o=output, s=offsets: self._refuse(w, r, o, s))
+
+    def _refuse(self, worker: WorkerId, reply: str, output: Output, offsets: list[int]) -> None:
+        """Answer with what is not wanted, unless it turned out to be wanted after all: then it is to be sent again."""
+        again = zip(output.pieces, offsets, strict=True)
+        if not any(offset == NOT_WANTED and self._is_current(worker, piece) for piece, offset in again):
+            self._send(reply, protocol.pack(Stored(offsets)))

@@ -1,0 +1,171 @@
+"""Who gets what: which queued tasks a worker is given, and what else is due. Pure.
+
+The cost of giving a worker tasks grows with what it is given and with the number of different shapes queued, never
+with the number of queued tasks or of idle workers. Which workers to try is the service's to say (`Pool.fresh`,
+`Pool.freed`): one whose capacity changed, or, when a shape has new work, those that were idle.
+"""
+
+import heapq
+from collections.abc import Iterator
+
+from events.base import runs_of
+from events.job import JobHeld, JobRunnable
+from events.task import TasksDue, TasksLeased
+from services.pool.commands import Advance, Place
+from services.pool.job import JobFact, another, cancel, due_tasks, unplaceable
+from services.pool.state import Job, Pool, Shape, ShapeKey, Worker
+
+TASKS_PER_PLACE_MAX = 8192
+LEASES_PER_PLACE_MAX = 512
+ADVANCE_MAX = 500
+
+
+class Room:
+    """What a worker can still take."""
+
+    def __init__(self, worker: Worker, room: int, ahead: int) -> None:
+        times = 1 + max(0, ahead)
+        self.cpus = worker.capacity.cpus_milli * times - worker.used_cpus
+        self.memory = worker.capacity.memory_bytes * times - worker.used_memory
+        self.tasks = TASKS_PER_PLACE_MAX if room < 0 else min(room, TASKS_PER_PLACE_MAX)
+
+    def fits(self, cpus: int, memory: int) -> int:
+        """How many tasks of this size go in."""
+        count = self.tasks
+        if cpus:
+            count = min(count, self.cpus // cpus)
+        if memory:
+            count = min(count, self.memory // memory)
+        return max(0, count)
+
+    def take(self, job: Job, count: int) -> None:
+        """Note that `count` tasks of `job` are given."""
+        self.tasks -= count
+        self.cpus -= count * job.cpus_milli
+        self.memory -= count * job.memory_bytes
+
+
+def has_room(worker: Worker, ahead: int) -> bool:
+    """Whether anything at all may fit."""
+    return worker.takes and Room(worker, -1, ahead).cpus > 0
+
+
+def place(state: Pool, command: Place) -> list[TasksLeased]:
+    """Leases for one worker: by priority, then first come first, skipping what does not fit."""
+    worker = state.workers.get(command.worker)
+    if worker is None or not worker.takes:
+        return []
+    room = Room(worker, command.room, command.ahead)
+    facts: list[TasksLeased] = []
+    number = state.number
+    for job in _queue(state, worker, room):
+        count = min(room.fits(job.cpus_milli, job.memory_bytes), job.ready)
+        if count <= 0:
+            if room.tasks <= 0:
+                break
+            continue
+        for tasks, attempt in _pick(state, job, worker, count):
+            number += 1
+            room.take(job, len(tasks))
+            runs = [tasks[0], tasks[-1]] if isinstance(tasks, range) else runs_of(tasks)
+            facts.append(TasksLeased(job.id, runs, number, worker.id, attempt))
+        if len(facts) >= LEASES_PER_PLACE_MAX:
+            break
+    return facts
+
+
+def _queue(state: Pool, worker: Worker, room: Room) -> Iterator[Job]:
+    """The queued jobs that this worker could take one task of, in the order in which they are served."""
+    shapes = [s for s in state.shapes.values() if worker.can_ever(s.key) and room.fits(s.key[1], s.key[2])]
+    for priority in range(10, 0, -1):
+        queues = [shape.queues[priority] for shape in shapes if priority in shape.queues]
+        if len(queues) == 1:
+            yield from queues[0].values()
+        elif queues:
+            yield from heapq.merge(*(queue.values() for queue in queues), key=lambda job: job.order)
+
+
+def _pick(state: Pool, job: Job, worker: Worker, count: int) -> Iterator[tuple[range | list[int], int]]:
+    """Up to `count` ready tasks of `job` as (tasks, attempt): those to be tried again first, then fresh ones.
+
+    A task that this worker had last goes to another machine, if there is one.
+    """
+    if job.retry:
+        by_attempt: dict[int, list[int]] = {}
+        elsewhere = None
+        for index, retry in job.retry.items():
+            if count <= 0:
+                break
+            if retry.worker == worker.id:
+                if elsewhere is None:
+                    elsewhere = another(state, worker.id, job.shape)
+                if elsewhere:
+                    continue
+            by_attempt.setdefault(retry.attempt + 1, []).append(index)
+            count -= 1
+        for attempt, tasks in sorted(by_attempt.items()):
+            yield sorted(tasks), attempt
+    fresh = min(count, job.count - job.next)
+    if fresh > 0:
+        yield range(job.next, job.next + fresh), 1
+
+
+def advance(state: Pool, command: Advance, now: int) -> list[JobFact | TasksDue]:
+    """What is due, at most ADVANCE_MAX facts of it; ask again until nothing happens."""
+    facts: list[JobFact | TasksDue] = []
+    for name, why in state.releasable.items():
+        if len(facts) >= ADVANCE_MAX:
+            return facts
+        job = state.jobs[name]
+        if why:
+            facts += cancel(job, why)
+        elif short := unplaceable(state, job.shape):
+            facts.append(JobHeld(name, "capacity", short))
+        else:
+            facts.append(JobRunnable(name))
+    for due, name, tasks in _due(state, now):
+        if len(facts) >= ADVANCE_MAX:
+            return facts
+        if waiting := due_tasks(state, due, name, tasks):
+            facts.append(TasksDue(name, waiting))
+    if command.capacity:
+        facts += _capacity(state, ADVANCE_MAX - len(facts))
+    return facts
+
+
+def _due(state: Pool, now: int) -> Iterator[tuple[int, str, list[int]]]:
+    """The entries of the heap of back-offs that are over, without taking them off."""
+    heap, places = state.delays, [0]
+    while places:
+        place_ = places.pop()
+        if place_ < len(heap) and heap[place_][0] <= now:
+            yield heap[place_]
+            places += (2 * place_ + 1, 2 * place_ + 2)
+
+
+def _capacity(state: Pool, most: int) -> list[JobFact]:
+    """Hold queued jobs that no known machine could ever take, and queue held ones that one now can."""
+    facts: list[JobFact] = []
+    why: dict[ShapeKey, str] = {}
+    for shape in state.shapes.values():
+        if short := unplaceable(state, shape.key):
+            facts += [JobHeld(job.id, "capacity", short) for job in _jobs(shape, most - len(facts)) if not job.active]
+    for name in state.unplaced:
+        if len(facts) >= most:
+            break
+        shape_key = state.jobs[name].shape
+        if shape_key not in why:
+            why[shape_key] = unplaceable(state, shape_key)
+        if not why[shape_key]:
+            facts.append(JobRunnable(name))
+    return facts
+
+
+def _jobs(shape: Shape, most: int) -> list[Job]:
+    found: list[Job] = []
+    for queue in shape.queues.values():
+        for job in queue.values():
+            if len(found) >= most:
+                return found
+            found.append(job)
+    return found

@@ -1,0 +1,237 @@
+"""What a pool's writer holds in memory: the fold of `evt.pool.<pool>`. Changed by `evolve` only.
+
+Nothing here grows with the number of queued tasks: an array keeps a cursor (`next`), the tasks that wait for another
+try, and the tasks that are with a worker. Ended jobs leave; the log, Postgres and the index of ids keep them.
+"""
+
+from collections import OrderedDict
+from typing import TypeAlias
+
+import msgspec
+
+from events.base import Digest, JobId, Runs, Sealed, UserId, WorkerId
+from events.job import Kind, Retries
+from events.worker import Capacity
+
+SESSIONS_KEPT = 8
+ShapeKey: TypeAlias = tuple[str, int, int]
+"""Kind, thousandths of CPUs, bytes of memory: what decides which machine can hold a task."""
+
+
+class Lease(msgspec.Struct):
+    """One attempt at some tasks of a job by a worker; `left` of them have not ended."""
+
+    number: int
+    job: JobId
+    worker: WorkerId
+    attempt: int
+    left: int
+
+
+class Retry(msgspec.Struct):
+    """A task that waits for another try: the attempt it had last, under which lease, with whom; `due` in ms or 0."""
+
+    attempt: int
+    lease: int
+    worker: WorkerId
+    due: int = 0
+
+
+class Job(msgspec.Struct):
+    """An open job."""
+
+    id: JobId
+    owner: UserId
+    digest: Digest
+    text: Sealed
+    kind: Kind
+    count: int
+    priority: int
+    cpus_milli: int
+    memory_bytes: int
+    time_limit_ms: int
+    lost_after_ms: int
+    retries: Retries
+    order: int
+    waits_for: list[JobId] = []
+    held: str = ""
+    cancelled: bool = False
+    next: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    dropped: int = 0
+    retry: dict[int, Retry] = {}
+    delayed: dict[int, Retry] = {}
+    active: dict[int, int] = {}
+    running: set[int] = set()
+    leases: dict[int, None] = {}
+    tries: dict[int, dict[str, int]] = {}
+    told: dict[WorkerId, int] = {}
+
+    @property
+    def ended(self) -> int:
+        """How many tasks have ended for good."""
+        return self.succeeded + self.failed + self.dropped
+
+    @property
+    def ready(self) -> int:
+        """How many tasks could be leased now."""
+        return 0 if self.held or self.cancelled else self.count - self.next + len(self.retry)
+
+    @property
+    def shape(self) -> ShapeKey:
+        """What a machine must have for one of these tasks."""
+        return (self.kind, self.cpus_milli, self.memory_bytes)
+
+
+class Worker(msgspec.Struct):
+    """A machine. `cancels`: order number -> the job that it is to end. `reported`: its session's last report."""
+
+    id: WorkerId
+    session: str
+    boot: str
+    capacity: Capacity
+    state: str = "ready"
+    drained: bool = False
+    drain_order: int = 0
+    reported: int = 0
+    used_cpus: int = 0
+    used_memory: int = 0
+    leases: dict[int, None] = {}
+    cancels: dict[int, JobId] = {}
+    past: list[str] = []
+
+    @property
+    def known(self) -> bool:
+        """Whether the pool may still count on this machine."""
+        return self.state in ("ready", "unreachable")
+
+    @property
+    def takes(self) -> bool:
+        """Whether it may be given work now."""
+        return self.state == "ready" and not self.drained
+
+    def can_ever(self, shape: ShapeKey) -> bool:
+        """Whether a task of this shape fits when the machine is empty."""
+        kind, cpus, memory = shape
+        return kind in self.capacity.kinds and cpus <= self.capacity.cpus_milli and memory <= self.capacity.memory_bytes
+
+
+class Shape:
+    """The queued jobs that need the same of a machine, by priority, first come first."""
+
+    def __init__(self, key: ShapeKey) -> None:
+        self.key = key
+        self.queues: dict[int, OrderedDict[JobId, Job]] = {}
+        self.stuck = False  # every idle worker has been tried since this shape's queue was last empty
+
+    def __bool__(self) -> bool:
+        return bool(self.queues)
+
+
+class Pool:
+    """The whole state. `number` counts leases and orders, `order` places in the queue; neither ever goes back."""
+
+    def __init__(self, pool: str) -> None:
+        self.pool = pool
+        self.writer = ""
+        self.number = 0
+        self.order = 0
+        self.jobs: dict[JobId, Job] = {}
+        self.workers: dict[WorkerId, Worker] = {}
+        self.leases: dict[int, Lease] = {}
+        self.text_bytes = 0
+        # Jobs whose last dependency succeeded (""), or that can never run because one did not (why).
+        self.releasable: dict[JobId, str] = {}
+        # A heap of back-offs: (due in ms, job, its tasks).
+        self.delays: list[tuple[int, JobId, Runs]] = []
+        # Below: derived, rebuilt by `load`.
+        self.dependents: dict[JobId, list[JobId]] = {}
+        self.shapes: dict[ShapeKey, Shape] = {}
+        self.fresh: set[ShapeKey] = set()
+        self.freed: set[WorkerId] = set()
+        self.unplaced: dict[JobId, None] = {}
+
+    def enqueue(self, job: Job) -> None:
+        """Put the job where its tasks can be leased, when it has any to lease and is not there already."""
+        if not job.ready:
+            return
+        shape = self.shapes.get(job.shape)
+        if shape is None:
+            shape = self.shapes[job.shape] = Shape(job.shape)
+        queue = shape.queues.get(job.priority)
+        if queue is None:
+            queue = shape.queues[job.priority] = OrderedDict()
+        queue[job.id] = job
+        if not shape.stuck:
+            self.fresh.add(job.shape)
+
+    def dequeue(self, job: Job) -> None:
+        """Take the job out of its queue."""
+        shape = self.shapes.get(job.shape)
+        queue = shape.queues.get(job.priority) if shape else None
+        if shape is None or queue is None or queue.pop(job.id, None) is None:
+            return
+        if not queue:
+            del shape.queues[job.priority]
+            if not shape:
+                del self.shapes[job.shape]
+                self.fresh.discard(job.shape)
+
+
+class _Saved(msgspec.Struct):
+    pool: str
+    writer: str
+    number: int
+    order: int
+    text_bytes: int
+    jobs: list[Job]
+    workers: list[Worker]
+    leases: list[Lease]
+    releasable: dict[JobId, str]
+    delays: list[tuple[int, JobId, Runs]]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Saved).decode
+
+
+def save(state: Pool) -> bytes:
+    """The state as bytes: a snapshot's body."""
+    return _encode(
+        _Saved(
+            state.pool,
+            state.writer,
+            state.number,
+            state.order,
+            state.text_bytes,
+            list(state.jobs.values()),
+            list(state.workers.values()),
+            list(state.leases.values()),
+            state.releasable,
+            sorted(state.delays),
+        )
+    )
+
+
+def load(data: bytes) -> Pool:
+    """The state that `save` wrote, with everything derived built again. Raises msgspec.DecodeError."""
+    saved = _decode(data)
+    state = Pool(saved.pool)
+    state.writer, state.number, state.order, state.text_bytes = (
+        saved.writer,
+        saved.number,
+        saved.order,
+        saved.text_bytes,
+    )
+    state.jobs = {job.id: job for job in saved.jobs}
+    state.workers = {worker.id: worker for worker in saved.workers}
+    state.leases = {lease.number: lease for lease in saved.leases}
+    state.releasable, state.delays = saved.releasable, saved.delays
+    for job in sorted(saved.jobs, key=lambda job: job.order):
+        for other in job.waits_for:
+            state.dependents.setdefault(other, []).append(job.id)
+        if job.held == "capacity":
+            state.unplaced[job.id] = None
+        state.enqueue(job)
+    return state

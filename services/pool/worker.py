@@ -1,0 +1,257 @@
+"""The rules of workers: sessions, reports, silence and draining. Pure.
+
+A worker has one session at a time; the newest supersedes. A report names leases; what it says of a task counts only
+while that lease is the task's current one, or while the task waits in the queue for its next try (it is then taken
+back). Everything else is late: recorded, without effect.
+"""
+
+from typing import TypeAlias
+
+from events.base import Runs, WorkerId, check_runs, expand, runs_of
+from events.job import JobFinished
+from events.protocol import Ended, Hello, Started
+from events.task import Detail, TasksLate, TasksReclaimed, TasksStarted
+from events.worker import (
+    WorkerDrained,
+    WorkerLost,
+    WorkerRegistered,
+    WorkerReported,
+    WorkerReturned,
+    WorkerStopped,
+    WorkerUndrained,
+    WorkerUnreachable,
+)
+from services.pool.commands import DrainWorker, Greet, Heard, Refused, Reported, Silent
+from services.pool.job import Ends, TaskFact
+from services.pool.state import SESSIONS_KEPT, Job, Lease, Pool, Worker
+
+UNREACHABLE_MS = 15_000
+LOST_MS = 60_000
+
+WorkerFact: TypeAlias = (
+    WorkerRegistered
+    | WorkerReported
+    | WorkerReturned
+    | WorkerUnreachable
+    | WorkerLost
+    | WorkerStopped
+    | WorkerDrained
+    | WorkerUndrained
+)
+Fact: TypeAlias = WorkerFact | TaskFact | TasksLate | JobFinished
+
+
+def decide_greet(state: Pool, command: Greet, now: int) -> list[Fact]:
+    """A session opens (an older one ends with it), or a lost worker is back."""
+    hello = command.hello
+    worker = state.workers.get(command.worker)
+    registered = WorkerRegistered(command.worker, command.session, hello.boot, hello.capacity, hello.version)
+    if worker is None:
+        return [registered]
+    if command.session in worker.past:
+        raise Refused("superseded", "session", "a newer agent uses this worker's identity; stop one of the two")
+    if worker.session != command.session:
+        kept = {held.lease: set(expand(held.tasks)) for held in hello.holding if _sound(state, worker, held.lease)}
+        ends = Ends(state, now)
+        for number in worker.leases:
+            _give_up(state, ends, number, kept.get(number, set()), "the worker's agent was restarted")
+        return [registered, *ends.finish(), *_reclaim_all(state, worker, hello)]
+    facts: list[Fact] = []
+    if worker.state != "ready":
+        facts.append(WorkerReturned(worker.id))
+    facts += _reclaim_all(state, worker, hello)
+    if worker.capacity != hello.capacity:
+        facts.append(registered)
+    return facts
+
+
+def _sound(state: Pool, worker: Worker, number: int) -> bool:
+    lease = state.leases.get(number)
+    return lease is not None and lease.worker == worker.id
+
+
+def _give_up(state: Pool, ends: Ends, number: int, keep: set[int], reason: str) -> None:
+    lease = state.leases[number]
+    job = state.jobs[lease.job]
+    gone = [index for index, holder in job.active.items() if holder == number and index not in keep]
+    if gone:
+        ends.add(job, lease, sorted(gone), "lost", 0, reason, [])
+
+
+def _reclaim_all(state: Pool, worker: Worker, hello: Hello) -> list[TasksReclaimed]:
+    facts: list[TasksReclaimed] = []
+    seen: set[int] = set()
+    for held in hello.holding:
+        if held.lease not in seen:
+            seen.add(held.lease)
+            facts += _reclaim(state, worker, held.lease, held.job, held.tasks)
+    return facts
+
+
+def _reclaim(state: Pool, worker: Worker, number: int, job_id: str, tasks: Runs) -> list[TasksReclaimed]:
+    """Take back those tasks that wait for their next try since this very lease was given up."""
+    job = state.jobs.get(job_id)
+    if job is None or check_runs(tasks, job.count):
+        return []
+    waiting = [index for index in expand(tasks) if _mine(job, index, number, worker)]
+    if not waiting:
+        return []
+    first = job.retry.get(waiting[0]) or job.delayed[waiting[0]]
+    return [TasksReclaimed(job.id, runs_of(waiting), number, worker.id, first.attempt)]
+
+
+def decide_report(state: Pool, command: Reported, now: int) -> list[Fact]:
+    """What a worker says happened; nothing when this report was recorded before."""
+    report = command.report
+    worker = state.workers.get(command.worker)
+    if worker is None or worker.session != report.session:
+        if worker is not None and report.session in worker.past:
+            raise Refused("superseded", "session", "a newer agent uses this worker's identity; stop one of the two")
+        raise Refused("unknown_session", "session", "this session is not open; poll with a hello first")
+    if report.sequence <= worker.reported:
+        return []
+    ends = Ends(state, now)
+    facts: list[Fact] = [WorkerReported(worker.id, report.sequence)]
+    for item in report.items:
+        facts += _item(state, worker, ends, item)
+    if report.bye:
+        _stop(state, worker, ends)
+        return [*facts, *ends.finish(), WorkerStopped(worker.id)]
+    return [*facts, *ends.finish()]
+
+
+def _item(state: Pool, worker: Worker, ends: Ends, item: Started | Ended) -> list[Fact]:
+    job = state.jobs.get(item.job)
+    if job is None or check_runs(item.tasks, job.count):
+        return [TasksLate(item.job, item.tasks, item.lease, worker.id)]
+    lease = state.leases.get(item.lease)
+    if lease is not None and (lease.worker != worker.id or lease.job != job.id):
+        return [TasksLate(item.job, item.tasks, item.lease, worker.id)]
+    active, number = job.active, item.lease
+    tasks = list(expand(item.tasks))
+    current = [index for index in tasks if active.get(index) == number]
+    facts: list[Fact] = []
+    if isinstance(item, Started):
+        fresh = [index for index in current if index not in job.running]
+        return [TasksStarted(job.id, runs_of(fresh), number, worker.id, lease.attempt)] if fresh and lease else []
+    current = ends.take(number, current)
+    if len(current) < len(tasks):
+        rest = [index for index in tasks if active.get(index) != number]
+        mine = [index for index in rest if _mine(job, index, number, worker)]
+        if mine:
+            back = _reclaim(state, worker, number, job.id, runs_of(mine))
+            mine = ends.take(number, mine)
+            lease = lease or Lease(number, job.id, worker.id, back[0].attempt, 0)
+            current = sorted(current + mine)
+            facts += back if mine else []
+        late = [index for index in rest if not _mine(job, index, number, worker)]
+        if late:
+            facts.append(TasksLate(job.id, runs_of(late), number, worker.id))
+    if current and lease is not None:
+        ends.facts += [fact for fact in facts if isinstance(fact, TasksReclaimed)]
+        facts = [fact for fact in facts if not isinstance(fact, TasksReclaimed)]
+        ends.add(job, lease, current, item.end, item.code, item.reason, _details(item, tasks, current))
+    return facts
+
+
+def _mine(job: Job, index: int, number: int, worker: Worker) -> bool:
+    retry = job.retry.get(index) or job.delayed.get(index)
+    return retry is not None and retry.lease == number and retry.worker == worker.id
+
+
+def _details(item: Ended, tasks: list[int], current: list[int]) -> list[Detail]:
+    if len(item.details) != len(tasks):
+        return []
+    if len(current) == len(tasks):
+        return item.details
+    by_index = dict(zip(tasks, item.details, strict=True))
+    return [by_index[index] for index in current]
+
+
+def _stop(state: Pool, worker: Worker, ends: Ends) -> None:
+    """Give up what the report of a leaving worker did not mention."""
+    for number in worker.leases:
+        lease = state.leases[number]
+        active = state.jobs[lease.job].active
+        left = ends.take(number, sorted(index for index, holder in active.items() if holder == number))
+        if left:
+            ends.add(state.jobs[lease.job], lease, left, "lost", 0, "the worker's agent was stopped", [])
+
+
+def decide_silent(state: Pool, command: Silent, now: int) -> list[Fact]:
+    """Nothing was heard of a worker for `for_ms`: unreachable, then its tasks are given up job by job, then lost."""
+    worker = state.workers.get(command.worker)
+    if worker is None or not worker.known:
+        return []
+    facts: list[Fact] = []
+    if worker.state == "ready" and command.for_ms >= UNREACHABLE_MS:
+        facts.append(WorkerUnreachable(worker.id))
+    ends = Ends(state, now)
+    given_up = 0
+    for number in worker.leases:
+        if state.jobs[state.leases[number].job].lost_after_ms <= command.for_ms:
+            _give_up(state, ends, number, set(), f"nothing was heard of the worker for {command.for_ms // 1000} s")
+            given_up += 1
+    facts += ends.finish()
+    if command.for_ms >= LOST_MS and given_up == len(worker.leases):
+        facts.append(WorkerLost(worker.id))
+    return facts
+
+
+def decide_heard(state: Pool, command: Heard) -> list[Fact]:
+    """An unreachable worker spoke again in its session. A lost one must say hello first."""
+    worker = state.workers.get(command.worker)
+    return [WorkerReturned(worker.id)] if worker is not None and worker.state == "unreachable" else []
+
+
+def decide_drain(state: Pool, command: DrainWorker) -> list[Fact]:
+    """Give a worker nothing new, or work again."""
+    worker = state.workers.get(command.worker)
+    if worker is None:
+        raise Refused("unknown_worker", "worker", f"there is no worker {command.worker!r}")
+    if worker.drained == command.on:
+        return []
+    return [WorkerDrained(worker.id) if command.on else WorkerUndrained(worker.id)]
+
+
+def stale(state: Pool, worker: WorkerId, hello: Hello) -> list[tuple[str, int]]:
+    """Of what a worker says it holds, the (job, lease) pairs that are no longer its own: it is to end them."""
+    return [
+        (held.job, held.lease)
+        for held in hello.holding
+        if held.lease not in state.leases or state.leases[held.lease].worker != worker
+    ]
+
+
+def evolve_registered(state: Pool, event: WorkerRegistered, at: int) -> None:
+    worker = state.workers.get(event.worker)
+    if worker is None:
+        state.workers[event.worker] = Worker(event.worker, event.session, event.boot, event.capacity)
+    else:
+        if worker.session != event.session:
+            worker.past = [*worker.past, worker.session][-SESSIONS_KEPT:]
+            worker.reported = 0
+        worker.session, worker.boot, worker.capacity = event.session, event.boot, event.capacity
+        worker.state = "ready"
+    state.freed.add(event.worker)
+
+
+def evolve_reported(state: Pool, event: WorkerReported, at: int) -> None:
+    state.workers[event.worker].reported = event.sequence
+
+
+def evolve_standing(
+    state: Pool, event: WorkerReturned | WorkerUnreachable | WorkerLost | WorkerStopped, at: int
+) -> None:
+    worker = state.workers[event.worker]
+    names = {WorkerReturned: "ready", WorkerUnreachable: "unreachable", WorkerLost: "lost", WorkerStopped: "stopped"}
+    worker.state = names[type(event)]
+    state.freed.add(worker.id)
+
+
+def evolve_drained(state: Pool, event: WorkerDrained | WorkerUndrained, at: int) -> None:
+    worker = state.workers[event.worker]
+    worker.drained = isinstance(event, WorkerDrained)
+    state.number += 1
+    worker.drain_order = state.number
+    state.freed.add(worker.id)

@@ -1,0 +1,77 @@
+"""Runs a benchmark: `python -m tests.bench NAME [--json] [--runs N] [--count N] [--peer PYTHON]`."""
+
+import argparse
+import asyncio
+import sys
+
+import msgspec
+import uvloop
+
+from tests.bench.benches import BENCHES, REPLAY_JOBS, WARM_UP, Measured, replay
+from tests.bench.figures import Figure, commit, machine, median, peer, quantile
+from tests.bench.hive import BenchFailed, hive
+
+
+async def measure(name: str, runs: int, count: int, python: str) -> Figure:
+    """`runs` times the benchmark, in turns with its peer when an interpreter for that is given."""
+    if name == "replay":
+        rates = await replay(count or REPLAY_JOBS)
+        return Figure(name, median(rates), "events/s", rates, commit=commit(), machine=machine())
+    bench = BENCHES[name]
+    measured: list[Measured] = []
+    peers: list[float] = []
+    label = ""
+    for _ in range(runs):
+        async with hive(bench.workers, bench.cpus) as (client, _):
+            await bench.run(client, min(WARM_UP, count or bench.count))
+            measured.append(await bench.run(client, count or bench.count))
+        if python:
+            script, figure = bench.peers[0]
+            said = await asyncio.to_thread(peer, python, script, min(count or bench.count, 10_000))
+            label = said["peer"]
+            peers.append(float(said[figure]))
+    value, waits = median([m.value for m in measured]), [wait for m in measured for wait in m.latencies]
+    ratio = None
+    if peers:
+        ratio = round(median(peers) / value if bench.less_is_better else value / median(peers), 2)
+    return Figure(
+        name,
+        value,
+        bench.unit,
+        [round(m.value, 2) for m in measured],
+        quantile(waits, 0.5) if waits else None,
+        quantile(waits, 0.99) if waits else None,
+        {"name": label, "value": median(peers), "runs": peers} if peers else None,
+        ratio,
+        commit(),
+        machine(),
+    )
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="hivectl bench", description=__doc__)
+    parser.add_argument("name", choices=[*BENCHES, "replay"])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--runs", type=int, default=3, help="how many times (default 3)")
+    parser.add_argument("--count", type=int, default=0, help="how many tasks (default: the benchmark's own)")
+    parser.add_argument("--peer", default="", metavar="PYTHON", help="interpreter of an environment with the peers")
+    options = parser.parse_args()
+    try:
+        figure = uvloop.run(measure(options.name, options.runs, options.count, options.peer))
+    except (BenchFailed, RuntimeError) as error:
+        print(f"hivectl bench: {error}", file=sys.stderr)
+        return 1
+    if options.json:
+        print(msgspec.json.encode(figure).decode())
+        return 0
+    print(f"{figure.bench}: {figure.value:g} {figure.unit} (runs: {', '.join(f'{run:g}' for run in figure.runs)})")
+    if figure.p99_ms is not None:
+        print(f"  p50 {figure.p50_ms:g} ms, p99 {figure.p99_ms:g} ms")
+    if figure.peer is not None:
+        print(f"  {figure.peer['name']}: {figure.peer['value']:g} {figure.unit}; ratio {figure.ratio:g}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""Fold a hive's log into the board, in a process of its own: `python -m tests.bench.refold DATA` prints events per second."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import uvloop
+
+from events import catalog
+from infra.folder import Folder
+from infra.link import Link
+from infra.nats_log import JetStreamLog
+from infra.nats_server import NatsServer
+from projections.board import Board, apply
+
+
+async def main(data: Path) -> None:
+    """Start the folder's nats-server, read EVENTS from the first message, fold, and say how fast."""
+    folder = Folder(data)
+    server = NatsServer(folder)
+    await server.start()
+    try:
+        link = await Link.open(server.url, server.platform_seed, "hive bench refold")
+        log = JetStreamLog(link)
+        last, board, events = await log.last("evt.>"), Board(), 0
+        start = time.perf_counter()
+        reader = log.read("evt.>", 1)
+        async for batch in reader:
+            for entry in batch:
+                message = catalog.decode(entry.data)
+                for event in message.events():
+                    apply(board, event, message.at, entry.position)
+                    events += 1
+            if batch and batch[-1].position >= last:
+                break
+        seconds = time.perf_counter() - start
+        await reader.aclose()
+        await link.close()
+        print(json.dumps({"events": events, "messages": last, "events_per_s": round(events / seconds)}))
+    finally:
+        await server.stop()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(Path(sys.argv[1])))
