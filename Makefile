@@ -22,12 +22,13 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
 	@echo "Data goes to HIVE_DATA, now $(HIVE_DATA)"
 
-# Installs again only when a lock file or the interpreter changed, by content: a fresh checkout's dates say nothing.
+# Installs again only when a lock file changed (by content: a fresh checkout's dates say nothing), the folder moved, or
+# the interpreter is gone.
 setup: ## create .venv and install the locked dependencies
 	@set -eu; \
-	wanted="$$(cat $(LOCKS) | cksum)"; \
-	if [ -x $(BIN)/hivectl ] && [ "$$(cat $(STAMP) 2>/dev/null)" = "$$wanted" ]; then exit 0; fi; \
-	if ! $(BIN)/python -c 'import pip' 2>/dev/null; then \
+	wanted="$$(cat $(LOCKS) | cksum) $(CURDIR)"; \
+	if [ -x $(BIN)/hivectl ] && $(BIN)/python -c '' 2>/dev/null && [ "$$(cat $(STAMP) 2>/dev/null)" = "$$wanted" ]; then exit 0; fi; \
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 	  found=; \
 	  for python in "$(PYTHON)" $(FALLBACKS); do \
 	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found="$$python"; break; fi; \

@@ -4,6 +4,7 @@ An event is a frozen Struct whose tag is permanent and written out, never derive
 field names are the storage format: fields are only ever added, with defaults.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias, dataclass_transform
 
@@ -52,6 +53,12 @@ def expand(runs: Runs) -> Iterator[int]:
 def size_of(runs: Runs) -> int:
     """How many numbers `runs` holds."""
     return sum(runs[1::2]) - sum(runs[::2]) + len(runs) // 2
+
+
+def holds(runs: Runs, number: int) -> bool:
+    """Whether `number` is in `runs`, without expanding them."""
+    at = bisect_left(runs, number)
+    return at % 2 == 1 or (at < len(runs) and runs[at] == number)
 
 
 def check_runs(runs: Runs, count: int) -> str | None:

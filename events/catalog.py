@@ -101,12 +101,13 @@ def decode(data: bytes | memoryview) -> Message:
         loose = _decode_loose(data)
     decisions: list[Decision] = []
     for decision in loose.decisions:
-        events: list[Any] = [_one(raw) for raw in decision.events]
+        events: list[Any] = [event_of(raw) for raw in decision.events]
         decisions.append(Decision(events, decision.by, decision.cause, decision.trace))
     return Message(loose.id, loose.at, loose.writer, decisions, loose.read)
 
 
-def _one(raw: msgspec.Raw) -> AnyEvent | Unknown:
+def event_of(raw: msgspec.Raw | bytes) -> AnyEvent | Unknown:
+    """One event alone. Raises as `decode` does."""
     tag = _decode_tag(raw).type
     return _decode_event(raw) if tag in BY_TAG else Unknown(tag, _decode_body(raw))
 

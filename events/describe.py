@@ -6,18 +6,17 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, cast
 
 import msgspec
 from msgspec import inspect
 
 from events.base import Event, Sealed, tag_of
 from events.catalog import EVENTS, AnyEvent, Message, Unknown, position_text
-
-Schema: TypeAlias = dict[str, Any]
+from events.compatibility import Schema, breaks
 
 LINE_LIST_MAX = 8
 LINE_TEXT_CHARS_MAX = 120
@@ -28,7 +27,7 @@ _BARE = re.compile(r"[^\s\"'=(){}\[\]<>]+\Z")
 
 def runs_text(runs: list[int]) -> str:
     """Runs as people write them: [0, 2, 7, 7] is `0-2,7`."""
-    pairs = zip(runs[::2], runs[1::2], strict=True)
+    pairs = zip(runs[::2], runs[1::2], strict=False)
     return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in pairs)
 
 
@@ -68,6 +67,8 @@ def _default(field: Any) -> Any:
 
 
 def _named(name: str, value: Any) -> str:
+    if name == "tasks" and isinstance(value, list):
+        return f"tasks={_plain(runs_text(cast('list[int]', value)))}"
     return f"{_plain(name)}={_shown(value)}"
 
 
@@ -79,16 +80,15 @@ def _shown(value: Any) -> str:
     if isinstance(value, str):
         return _text(value)
     if isinstance(value, dict):
-        items: Iterable[tuple[Any, Any]] = value.items()
-        return "{" + " ".join(_named(str(name), found) for name, found in items) + "}"
+        if value.keys() == {"key", "data"}:  # sealed, in an event of a newer version
+            return "<sealed>"
+        return "{" + " ".join(_named(str(name), found) for name, found in cast("dict[Any, Any]", value).items()) + "}"
     if isinstance(value, list | tuple):
-        return _list(list(value))
+        return _list(list(cast("list[Any]", value)))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _list(values: list[Any]) -> str:
-    if values and all(type(value) is int for value in values) and len(values) % 2 == 0:
-        return runs_text(values)
     more = f" +{len(values) - LINE_LIST_MAX}" if len(values) > LINE_LIST_MAX else ""
     return "[" + " ".join(_shown(value) for value in values[:LINE_LIST_MAX]) + more + "]"
 
@@ -219,7 +219,7 @@ def markdown() -> str:
     ]
     events = [node for node in _structs() if _is_event(node)]
     for node in events:
-        out += ["", f"## {tag_of(node.cls)}", "", _doc(node.cls), "", *_table(node)]
+        out += ["", f"## {node.tag}", "", _doc(node.cls), "", *_table(node)]
     out += ["", "## What they are made of"]
     for node in _structs():
         if not _is_event(node):
@@ -260,7 +260,7 @@ def typescript() -> str:
     for node in _structs():
         out += ["", f"/** {_doc(node.cls)} */", f"export interface {node.cls.__name__} {{"]
         if _is_event(node):
-            out += [f'  type: "{tag_of(node.cls)}";']
+            out += [f'  type: "{node.tag}";']
         out += [_property(field) for field in node.fields]
         out += ["}"]
     out += ["", "export type AnyEvent =", *(f"  | {kind.__name__}" for kind in EVENTS)]
@@ -277,47 +277,7 @@ def _property(field: inspect.Field) -> str:
 
 def json_schema() -> Schema:
     """JSON Schema of a message, with every event under `$defs`: what a log may hold."""
-    return msgspec.json.schema(Message)
-
-
-def breaks(old: Schema, new: Schema) -> list[str]:
-    """Why what was written under schema `old` cannot all be read as it was meant under `new`. Empty when it can."""
-    wrong: list[str] = []
-    before, after = _by_tag(old), _by_tag(new)
-    for name, was in before.items():
-        if name not in after:
-            wrong.append(f"{name} is gone or was renamed; events stay in the catalogue for ever")
-            continue
-        now = after[name]
-        for field, shape in was["properties"].items():
-            if field not in now["properties"]:
-                wrong.append(f"{name}.{field} is gone or was renamed; keep it and add another field")
-            elif reason := _narrower(shape, now["properties"][field]):
-                wrong.append(f"{name}.{field} {reason}")
-        needed_before, needed_now = set(was.get("required", [])), set(now.get("required", []))
-        wrong += [f"{name}.{field} has no default; a new field needs one" for field in needed_now - needed_before]
-        wrong += [f"{name}.{field} got a default; older readers need it" for field in needed_before - needed_now]
-    return sorted(wrong)
-
-
-def _by_tag(schema: Schema) -> dict[str, Schema]:
-    """Definitions by their tag, or by name when they have none."""
-    found: dict[str, Schema] = {}
-    for name, body in schema["$defs"].items():
-        tag = body.get("properties", {}).get("type", {})
-        found[tag.get("enum", [name])[0] if isinstance(tag, dict) else name] = body
-    return found
-
-
-def _narrower(old: Schema, new: Schema) -> str:
-    if old.get("default") != new.get("default"):
-        return f"has another default ({old.get('default')!r}, now {new.get('default')!r}); written facts left it out"
-    if "enum" in old and "enum" in new:
-        gone = set(old["enum"]) - set(new["enum"])
-        return f"no longer takes {', '.join(sorted(map(str, gone)))}" if gone else ""
-    if "anyOf" in old and "anyOf" in new:
-        return "takes fewer types" if any(one not in new["anyOf"] for one in old["anyOf"]) else ""
-    return "" if old == new else "has another type; keep it and add another field"
+    return msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(Message)))
 
 
 def _schema_text() -> str:

@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -172,7 +172,7 @@ class Blobs:
         self._check(digest, hashlib.sha256(data).hexdigest())
         return data
 
-    async def stream(self, digest: Digest, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    async def stream(self, digest: Digest, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes]:
         """Bytes `start` to before `end`, in chunks. Raises BlobMissing or BlobMismatch.
 
         Of a changed blob, whole reads raise before their last chunk, reads of a part before their first.

@@ -28,7 +28,11 @@ class DatabaseAway(Exception):
 
 
 class DatabaseRefused(Exception):
-    """Postgres answered that it will not do this."""
+    """Postgres answered that it will not do this; `value`: because of a value that does not fit where it was to go."""
+
+    def __init__(self, detail: str, value: bool = False) -> None:
+        super().__init__(detail)
+        self.value = value
 
 
 class Queries(Protocol):
@@ -53,29 +57,31 @@ _AWAY = (
     asyncpg.InsufficientResourcesError,
     asyncpg.TransactionRollbackError,
 )
-_REFUSED = (asyncpg.DataError, UnicodeError, OverflowError, TypeError)
-"""Among them what asyncpg raises when a value does not fit its column."""
+_VALUE = (asyncpg.DataError, asyncpg.ProgramLimitExceededError)
+"""A value does not fit: it is out of range, cannot be held as text, or is too large for an index."""
+_ENCODING = (UnicodeError, OverflowError, TypeError)
+"""The same, found by asyncpg before it was sent."""
 
 
 @contextmanager
 def _statement() -> Generator[None]:
     """asyncpg's errors as ours, around one statement."""
     try:
-        with _connection():
+        with _block():
             yield
-    except _REFUSED as error:
-        raise DatabaseRefused(f"{type(error).__name__}: {error}") from error
+    except _ENCODING as error:
+        raise DatabaseRefused(f"{type(error).__name__}: {error}", value=True) from error
 
 
 @contextmanager
-def _connection() -> Generator[None]:
+def _block() -> Generator[None]:
     """The same around a block of a caller's, whose own errors pass."""
     try:
         yield
-    except asyncpg.DataError as error:
-        raise DatabaseRefused(f"{type(error).__name__}: {error}") from error
+    except _VALUE as error:
+        raise DatabaseRefused(f"{type(error).__name__}: {error}", value=True) from error
     except _AWAY as error:
-        raise DatabaseAway(f"Postgres is away: {error or type(error).__name__}") from error
+        raise DatabaseAway(f"Postgres is away: {str(error) or type(error).__name__}") from error
     except asyncpg.PostgresError as error:
         raise DatabaseRefused(f"{type(error).__name__}: {error}") from error
 
@@ -129,7 +135,7 @@ class Database:
         """One transaction, committed when the block ends well. Without `durable` a crash of Postgres may forget it
         after it was committed, though never a part of it: for what can come back from the log.
         """
-        with _connection():
+        with _block():
             async with (await self._open()).acquire(timeout=CONNECT_S_MAX) as connection:
                 async with connection.transaction():
                     if not durable:

@@ -116,7 +116,7 @@ class Link:
         """A link to `url` as the user whose nkey seed is `seed`. `name` is what the server's log calls it.
 
         Waits up to `wait_s` seconds to be connected (None: for ever; 0: not at all, the link goes on trying).
-        Raises LinkDown with the reason of the last failure.
+        Raises LinkDown with the reason of the last failure, at once when the server refuses the key.
         """
         link = cls(url, seed, name, inbox_prefix)
         await link._start(wait_s)
@@ -131,13 +131,16 @@ class Link:
             return
         try:
             async with asyncio.timeout(wait_s):
-                await self._up.wait()
+                while not self._up.is_set() and not (self.refused and wait_s is not None):
+                    await self._changed()
         except TimeoutError:
-            await self.close()
-            raise LinkDown(f"no NATS at {self.url} for {self.name}: {self.last_error or 'no answer'}") from None
+            pass
         except BaseException:
             await self.close()
             raise
+        if not self._up.is_set():
+            await self.close()
+            raise LinkDown(f"no NATS at {self.url} for {self.name}: {self.last_error or 'no answer'}")
 
     # State
 
@@ -166,9 +169,13 @@ class Link:
         while not self._up.is_set():
             if self._closing:
                 raise LinkDown(f"the link {self.name} is closed")
-            changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append(changed)
-            await changed
+            await self._changed()
+
+    async def _changed(self) -> None:
+        """Return after the next change: up, down, failed again, closed."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
 
     def on_state(self, callback: Callable[[bool], None]) -> Callable[[], None]:
         """Call `callback(connected)` at each change from now on; a function that ends this."""
@@ -292,6 +299,7 @@ class Link:
                 self.last_error = str(error)
             finally:
                 self._went_down()
+                self._wake_waiters()
                 await client.close()
             pause = min(RETRY_S_MAX, RETRY_S_MIN * 2 ** min(failures, 10))
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))

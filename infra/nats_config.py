@@ -19,6 +19,8 @@ ANSWER_S = POLL_S_MAX + 10
 WORKER_ID = re.compile(r"w[a-z2-7]{12}")
 CONNECTIONS_MAX = 20_000
 PAYLOAD_BYTES_MAX = 1024 * 1024
+PENDING_BYTES_MAX = 256 * 1024 * 1024
+"""What may wait for one client that reads slowly, before the server hangs up on it."""
 LOG_BYTES_MAX = 64 * 1024 * 1024
 LOG_FILES_MAX = 4
 STORE_BYTES_MAX = 8 * 1024**4
@@ -43,6 +45,11 @@ class ServerConfig(msgspec.Struct, frozen=True):
     sys_key: str
     sync_always: bool = True
 
+    @property
+    def server_name(self) -> str:
+        """The server's name: it tells this folder's server from any other."""
+        return f"hive-{self.platform_key[-12:].lower()}"
+
 
 def check_worker(worker_id: str, user: WorkerUser) -> None:
     """Raise ValueError unless both can stand in the configuration."""
@@ -66,7 +73,7 @@ def render(config: ServerConfig, workers: Mapping[str, WorkerUser]) -> str:
     users = "\n".join(_worker(worker_id, user) for worker_id, user in sorted(workers.items()))
     return f"""\
 # Written by hive at each start and whenever a worker is added or removed: changes made here are lost.
-server_name: "hive-{config.platform_key[-12:].lower()}"
+server_name: "{config.server_name}"
 listen: "{config.host}:{config.port}"
 pid_file: "{config.home}/nats.pid"
 log_file: "{config.home}/nats.log"
@@ -74,6 +81,7 @@ logfile_size_limit: {LOG_BYTES_MAX}
 logfile_max_num: {LOG_FILES_MAX}
 max_payload: {PAYLOAD_BYTES_MAX}
 max_connections: {CONNECTIONS_MAX}
+max_pending: {PENDING_BYTES_MAX}
 write_deadline: "10s"
 ping_interval: "20s"
 ping_max: 3

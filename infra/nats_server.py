@@ -7,6 +7,7 @@ port is chosen once and kept: workers know it.
 
 import asyncio
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -32,6 +33,9 @@ KEEP_S = 0.1
 RELOAD_S = 10.0
 CONNECT_S = 2.0
 PORT_TRIES = 5
+PORT_TRIES_MAX = 100
+PORTS = range(20_000, 32_000)
+RETRY_S = 1.0
 OUTPUT_BYTES_MAX = 64 * 1024
 
 _log: Any = structlog.get_logger()
@@ -151,7 +155,7 @@ class NatsServer:
         """Whether the server answers on its port, before it ends or START_S passed."""
         deadline = asyncio.get_running_loop().time() + START_S
         while asyncio.get_running_loop().time() < deadline:
-            if await _greets(self._host, self.port):
+            if await _greets(self._host, self.port, self._config().server_name):
                 return runs()
             if not runs():
                 return False
@@ -176,9 +180,19 @@ class NatsServer:
 
     async def keep(self) -> None:
         """Watch over the server until cancelled: a dead one is back within a fraction of a second."""
+        said = ""
         while True:
-            await self.ensure()
-            await asyncio.sleep(KEEP_S)
+            pause = KEEP_S
+            try:
+                await self.ensure()
+                said = ""
+            except NatsServerError as error:
+                # Its port or disk may be free again soon, and everything else waits for it.
+                pause = RETRY_S
+                if str(error) != said:
+                    said = str(error)
+                    _log.error("nats.not_back", error=said)
+            await asyncio.sleep(pause)
 
     async def stop(self) -> None:
         """End the server: politely, then not."""
@@ -237,8 +251,8 @@ class NatsServer:
         if problem := answer.get("error"):
             raise NatsServerError(f"nats-server refused its new configuration: {problem.get('description', problem)}")
 
-    def _write_config(self) -> None:
-        config = ServerConfig(
+    def _config(self) -> ServerConfig:
+        return ServerConfig(
             home=self._home,
             host=self._host,
             port=self.port,
@@ -246,7 +260,9 @@ class NatsServer:
             sys_key=nkey.public_of(self.sys_seed),
             sync_always=self._sync_always,
         )
-        write_atomic(self._home / "nats.conf", render(config, self.workers()).encode())
+
+    def _write_config(self) -> None:
+        write_atomic(self._home / "nats.conf", render(self._config(), self.workers()).encode())
 
     # What an earlier hive left
 
@@ -312,16 +328,16 @@ async def _signal_until(ended: Callable[[], bool], send: Callable[[int], object]
     raise NatsServerError("nats-server did not end, not even by SIGKILL; its disk may hang")
 
 
-async def _greets(host: str, port: int) -> bool:
-    """Whether a NATS server says hello there."""
+async def _greets(host: str, port: int, name: str) -> bool:
+    """Whether the NATS server of this name says hello there; another one may have been faster on a free port."""
     try:
         async with asyncio.timeout(CONNECT_S):
             reader, writer = await asyncio.open_connection(host, port)
             try:
-                return (await reader.read(4)) == b"INFO"
+                return f'"server_name":"{name}"'.encode() in await reader.readline()
             finally:
                 writer.close()
-    except (OSError, TimeoutError):
+    except (OSError, ValueError, TimeoutError):
         return False
 
 
@@ -336,10 +352,12 @@ def _is_free(host: str, port: int) -> bool:
 
 
 def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    # Below the range from which systems take ports for outgoing connections: one of those could hold ours just when
+    # a killed server wants it back.
+    for port in random.sample(PORTS, PORT_TRIES_MAX):
+        if _is_free(host, port):
+            return port
+    raise NatsServerError("no free port found for nats-server; choose one with `nats_port` in hive.toml")
 
 
 def _size(path: Path) -> int:

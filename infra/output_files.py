@@ -13,6 +13,7 @@ from typing import TypeAlias
 from events.base import Digest, JobId
 from events.protocol import Piece
 from infra.files import make_folder, sync_folder, write_all
+from infra.folder import write_atomic
 
 Key: TypeAlias = tuple[JobId, int, int]
 """Job, index, lease."""
@@ -152,13 +153,7 @@ class OutputFiles:
             return ""
 
     def _write_end(self, path: Path, end: str) -> None:
-        new = path.with_suffix(".new")
-        with open(new, "w", encoding="ascii") as file:
-            file.write(end)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path.with_suffix(".end"))
-        sync_folder(path.parent)
+        write_atomic(path.with_suffix(".end"), end.encode("ascii"))
 
     def size(self, key: Key) -> int:
         """Bytes on the disk; 0 when there is no such file."""

@@ -107,7 +107,7 @@ TASK_HISTORY = Table(
 RESULTS = Table(
     "results",
     (("job", "text"), ("index", "bigint"), ("path", "text"), ("digest", "text"), ("size", "bigint")),
-    ("job, index, path",),
+    ("job, index",),
 )
 """The files that ended tasks left."""
 
@@ -153,13 +153,19 @@ CREATE TABLE IF NOT EXISTS read.builds (
 )
 """
 
-FIND_BUILDS = "SELECT id, version, origin, live, position FROM read.builds ORDER BY live DESC, id DESC"
+FIND_BUILDS = f"""
+SELECT id, version, origin, live, position,
+    (SELECT count(*) = {len(TABLES)} FROM pg_tables WHERE schemaname = 'read_' || id) AND
+    (NOT live OR (SELECT count(*) = {len(TABLES) + 1} FROM pg_views WHERE schemaname = 'read')) AS whole
+FROM read.builds ORDER BY live DESC, id DESC"""
+"""The live one first, then the newest; `whole`: nobody removed a table of it, or a view that shows it."""
 ADD_BUILD = "INSERT INTO read.builds (version, origin) VALUES ($1, $2) RETURNING id"
 DROP_BUILD = "DELETE FROM read.builds WHERE id = $1"
 LOCK_BUILD = "SELECT position FROM read.builds WHERE id = $1 FOR UPDATE"
 MOVE_BUILD = "UPDATE read.builds SET position = $2, at = $3 WHERE id = $1"
 SET_LIVE = "UPDATE read.builds SET live = (id = $1)"
-LIVE_POSITION = "SELECT position FROM read.builds WHERE live"
+LIVE_POSITION = "SELECT position, id FROM read.builds WHERE live"
+LOCK_LIVE = "SELECT position, version FROM read.builds WHERE live FOR UPDATE"
 
 
 def schema_of(build: int) -> str:
@@ -170,7 +176,7 @@ def schema_of(build: int) -> str:
 def create(build: int) -> str:
     """The statements that make a build's empty tables."""
     schema = schema_of(build)
-    return ";\n".join([f"CREATE SCHEMA {schema}", *(table.ddl(schema) for table in TABLES)])
+    return ";\n".join([drop(build), f"CREATE SCHEMA {schema}", *(table.ddl(schema) for table in TABLES)])
 
 
 def drop(build: int) -> str:
@@ -218,7 +224,7 @@ def list_jobs(states: int) -> str:
         "AND ($4 = '' OR owner = $4) ORDER BY number DESC LIMIT $2)"
         for at in range(states)
     ]
-    return " UNION ALL ".join(ranges) + " ORDER BY number DESC LIMIT $2"
+    return f"SELECT * FROM ({' UNION ALL '.join(ranges)}) AS ranges ORDER BY number DESC LIMIT $2"
 
 
 TASK_FACTS = """

@@ -10,7 +10,7 @@ from sys import intern
 from typing import Any
 
 from events.base import Event, Runs, WorkerId
-from events.catalog import Message, Unknown
+from events.catalog import AnyEvent, Message, Unknown
 from events.job import JobCancelled, JobFinished, JobHeld, JobRunnable, JobSubmitted
 from events.pool import WriterLed
 from events.task import (
@@ -41,7 +41,7 @@ RECENT_MAX = 10_000
 """How many ended jobs the board still knows."""
 
 
-def apply(board: Board, message: Message, position: int) -> None:
+def fold(board: Board, message: Message, position: int) -> None:
     """Fold one message in. One at or below the board's position changes nothing."""
     if position <= board.position:
         return
@@ -55,6 +55,12 @@ def apply(board: Board, message: Message, position: int) -> None:
     board.position, board.at = position, max(at, board.at)
     board.origin = board.origin or message.id
     board.messages += 1
+
+
+def apply(board: Board, event: AnyEvent | Unknown, at: int, position: int, n: int = 0) -> None:
+    """Fold in one event alone, the `n`-th of its message; `fold` is for whole messages and keeps the position."""
+    if (change := _CHANGES.get(type(event))) is not None:
+        change(board, event, at, number_of(position, n))
 
 
 def _move(board: Board, job: Job, state: JobState) -> None:
@@ -307,4 +313,4 @@ _CHANGES: dict[type[Event] | type[Unknown], Callable[[Board, Any, int, int], Non
 
 assert TasksLate not in _CHANGES
 
-BOARD = Projection("board", VERSION, Board, apply, pack, unpack)
+BOARD = Projection("board", VERSION, Board, fold, pack, unpack)

@@ -43,6 +43,11 @@ class Ring:
         self._gone = 0
         self._grown = asyncio.Event()
 
+    def begin(self, position: int) -> None:
+        """Say where the records to come begin. Only before the first one."""
+        self.floor = self.position = position
+        self.wake()
+
     def push(self, records: list[Record], sizes: list[int]) -> None:
         """Add records in order, with their sizes as stored, and wake every listener."""
         if not records:
@@ -215,6 +220,14 @@ class Follower:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    def __aiter__(self) -> AsyncIterator[list[Record]]:
+        return self
+
+    async def __anext__(self) -> list[Record]:
+        while True:
+            if records := await self.take(None):
+                return records
 
 
 class Pace:

@@ -12,7 +12,7 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import structlog
@@ -31,7 +31,8 @@ from infra.nats_log import JetStreamLog
 from infra.nats_server import NatsServer, NatsServerError
 from infra.nkey import worker_id_of
 from infra.outputs import Outputs
-from infra.postgres import Postgres, PostgresError
+from infra.postgres import Postgres
+from infra.postgres_system import PostgresError
 from infra.sealing import Sealer
 from infra.settings import Settings, SettingsError, load
 from infra.tickets import Tickets
@@ -46,7 +47,7 @@ from services.projector import Projector
 from services.reads import Reads
 from services.version import VERSION
 from web.app import create_app
-from web.core import Core, Enrolled
+from web.core import CannotEnrol, Core, Enrolled
 from web.server import PortTaken, Server
 
 ROLES = frozenset({"api", "pool", "projector"})
@@ -126,15 +127,16 @@ class ControlPlane:
             if server is not None:
                 group.start(server.keep())
             group.start(streams.watch(link, settings.nats_replicas, self._say))
-            reads, projector = await self._read_side(settings, log, group)
             outputs = Outputs(self._folder.path("outputs"))
             if "pool" in self._options.roles:
                 await self._pool(settings, link, log, outputs, group)
             url = ""
-            if "api" in self._options.roles:
-                core = self._core(settings, link, log, reads, projector, outputs, server)
-                url = await self._api(settings, core)
-                claim.set_url(url)
+            if self._reads_wanted():
+                reads, projector = await self._read_side(settings, log, group)
+                if "api" in self._options.roles:
+                    core = self._core(settings, link, log, reads, projector, outputs, server)
+                    url = await self._api(settings, core)
+                    claim.set_url(url)
             self._announce(claim, url, first)
             if self._options.local_workers and url:
                 workers = LocalWorkers(self._folder, url, self._options.local_workers)
@@ -143,6 +145,9 @@ class ControlPlane:
             await self._stop.wait()
             group.check()
         return EXIT_OK
+
+    def _reads_wanted(self) -> bool:
+        return bool(self._options.roles & {"api", "projector"})
 
     def _settings(self) -> Settings:
         options = self._options
@@ -185,7 +190,7 @@ class ControlPlane:
         self._postgres: Postgres | None = None
         server: NatsServer | None = None
         starting: list[Any] = []
-        if not settings.postgres_dsn:
+        if not settings.postgres_dsn and self._reads_wanted():
             self._postgres = Postgres(self._folder.root)
             starting.append(self._postgres.start())
             self._exits.push_async_callback(self._postgres.stop)
@@ -261,7 +266,7 @@ class ControlPlane:
 
         async def enrol(name: str, public_key: str) -> Enrolled:
             if server is None:
-                raise CannotRun("this hive uses an external NATS; add the worker's public key to its configuration")
+                raise CannotEnrol("this hive uses an external NATS; add the worker's public key to its configuration")
             worker = worker_id_of(public_key)
             await server.add_worker(worker, public_key)
             return Enrolled(worker, settings.pool, server.url)
@@ -319,9 +324,7 @@ class _Group:
     def check(self) -> None:
         """Raise the error of the first task that failed."""
         for error in self._error:
-            while isinstance(error, BaseExceptionGroup):
-                error = error.exceptions[0]
-            raise error
+            raise _first(error)
 
     async def __aenter__(self) -> "_Group":
         return self
@@ -330,6 +333,13 @@ class _Group:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first single error in what may be a group of them."""
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return error
 
 
 POSTGRES_LOOK_S = 1.0

@@ -8,7 +8,7 @@ While Postgres is away nothing collects; the rows come from the log again when i
 import asyncio
 from collections.abc import Sequence
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from events.catalog import Record
 from infra import tables
@@ -34,6 +34,17 @@ class Superseded(Exception):
     """Newer tables are live: a newer version of Hive serves here, and this one's tables would only get in its way."""
 
 
+class _Build(NamedTuple):
+    """A row of `read.builds`, and whether its tables and views are all there."""
+
+    id: int
+    version: int
+    origin: str
+    live: bool
+    position: int
+    whole: bool
+
+
 class Board(Source, Protocol):
     """What the writer needs of the projector beside its records."""
 
@@ -49,20 +60,21 @@ class Board(Source, Protocol):
 
 
 class TableWriter:
-    """`position`: what is saved; `away`: why Postgres is not there, "" when it is; `skipped`: messages that Postgres
-    refused, each left out alone; `live`: whether readers see this build.
+    """`position`: what is saved; `away`: why Postgres is not there, "" when it is or nobody knows yet; `skipped`: messages
+    that Postgres refused, each left out alone; `live`: whether readers see this build.
     """
 
     def __init__(self, source: Board, database: Database, fresh: bool = False) -> None:
         self.position = 0
         self.at = 0
-        self.away = "not connected yet"
+        self.away = ""
         self.skipped = 0
         self.live = False
         self.build = 0
         self._source, self._database, self._fresh = source, database, fresh
         self._moved = asyncio.Event()
         self._wanted = False
+        self._doubted = False
 
     async def run(self) -> None:
         """Follow until cancelled, through every absence of Postgres. Raises Superseded."""
@@ -77,14 +89,19 @@ class TableWriter:
                 continue
             except (DatabaseAway, DatabaseRefused) as error:
                 self.away = str(error)
+                self._tell()
                 await asyncio.sleep(retry_s)
                 retry_s = min(retry_s * 2, RETRY_S_MAX)
 
     async def reached(self, position: int, timeout_s: float) -> bool:
-        """Wait until everything up to `position` is in the tables, hurrying the writer; whether it is."""
+        """Wait until readers see everything up to `position`, hurrying the writer; whether they do. Does not wait for a
+        Postgres that is away.
+        """
         try:
             async with asyncio.timeout(timeout_s):
-                while self.position < position:
+                while self.position < position or not self.live:
+                    if self.away:
+                        return False
                     self._wanted = True
                     self._source.ring.wake()
                     await self._moved.wait()
@@ -92,61 +109,87 @@ class TableWriter:
             return False
         return True
 
+    def look_again(self) -> None:
+        """A reader was refused by the tables: see whether they are all there."""
+        self._doubted = True
+        self._source.ring.wake()
+
     # Builds
 
     async def _find_build(self) -> None:
         """Settle which build is ours, and how far it is: the live one, one that grows, or a new one."""
+        self.live = False
         await self._database.execute(tables.PREPARE)
+        known = await self._database.fetch(tables.FIND_BUILDS)
+        await self._see(max((build[4] for build in known), default=0))
+        origin, end = self._source.origin, self._source.ring.position
         async with self._database.transaction() as transaction:
             await transaction.execute(f"SELECT pg_advisory_xact_lock({tables.LOCK})")
-            builds = await transaction.fetch(tables.FIND_BUILDS)
-            if any(live and version > VERSION for _, version, _, live, _ in builds):
+            builds = [_Build(*build) for build in await transaction.fetch(tables.FIND_BUILDS)]
+            if any(build.live and build.version > VERSION for build in builds):
                 raise Superseded("tables of a newer version of Hive are live; stop this one, or the newer")
-            origin = self._source.origin
-            ours = [build for build in builds if build[1] == VERSION and build[2] == origin]
-            if self._fresh and not self.build:
-                ours = []
-            elif self.build:
-                ours = [build for build in ours if build[0] == self.build] or ours
-            for build, _, _, live, position in ours:
-                if await self._plausible(position):
-                    self._set(build, position, live)
-                    return
-            await self._create(transaction, origin, first=not builds)
+            # A build that has seen more than the log holds is of the log before it was restored to an earlier state.
+            whole = [build for build in builds if build.whole and build.origin == origin and build.position <= end]
+            ours = [build for build in whole if build.version == VERSION]
+            if self.build or self._fresh:
+                ours = [build for build in ours if build.id == self.build] or (ours if self.build else [])
+            if ours:
+                self._set(ours[0].id, ours[0].position, ours[0].live)
+            else:
+                ((build,),) = await transaction.fetch(tables.ADD_BUILD, VERSION, origin)
+                await transaction.execute(tables.create(build))
+                # With no usable tables to serve meanwhile, these are live while they grow.
+                live = not any(build.live for build in whole)
+                if live:
+                    await self._show(transaction, build)
+                self._set(build, 0, live)
 
-    async def _plausible(self, position: int) -> bool:
-        """Whether the log holds what the build says it has seen."""
-        while not (self._source.ring.position >= position or self._source.caught_up):
-            await self._source.reached(position, TAKE_S_MAX)
-        return self._source.ring.position >= position
-
-    async def _create(self, transaction: Transaction, origin: str, first: bool) -> None:
-        ((build,),) = await transaction.fetch(tables.ADD_BUILD, VERSION, origin)
-        await transaction.execute(tables.create(build))
-        if first:
-            await self._show(transaction, build)
-        self._set(build, 0, first)
+    async def _see(self, position: int) -> None:
+        """Wait until the board is at `position`, or the log turns out not to reach it."""
+        while self._source.ring.position < position and not self._source.caught_up:
+            await self._source.ring.wait()
 
     def _set(self, build: int, position: int, live: bool) -> None:
         self.build, self.position, self.live = build, position, live
         self._tell()
 
     async def _show(self, transaction: Transaction, build: int) -> None:
+        """Show a build to readers and drop the others."""
         await transaction.execute(tables.show(build))
         await transaction.execute(tables.SET_LIVE, build)
+        for other, *_ in await transaction.fetch(tables.FIND_BUILDS):
+            if other != build:
+                await transaction.execute(tables.drop(other))
+                await transaction.execute(tables.DROP_BUILD, other)
 
     async def _switch(self) -> None:
-        """Show this build to readers and drop the others."""
+        """Show this build to readers, unless what they see now is further. Its writer is held off meanwhile."""
         async with self._database.transaction() as transaction:
             await transaction.execute(f"SELECT pg_advisory_xact_lock({tables.LOCK})")
-            builds = await transaction.fetch(tables.FIND_BUILDS)
+            live = await transaction.fetch(tables.LOCK_LIVE)
+            if live and live[0][0] > self.position and live[0][1] == VERSION:
+                return
             await self._show(transaction, self.build)
-            for build, *_ in builds:
-                if build != self.build:
-                    await transaction.execute(tables.drop(build))
-                    await transaction.execute(tables.DROP_BUILD, build)
-        self.live = True
+        self._set(self.build, self.position, True)
+
+    def _set(self, build: int, position: int, live: bool) -> None:
+        self.build, self.position, self.live = build, position, live
         self._tell()
+
+    async def _show(self, transaction: Transaction, build: int) -> None:
+        """Show a build to readers and drop the others."""
+        await transaction.execute(tables.show(build))
+        await transaction.execute(tables.SET_LIVE, build)
+        for other, *_ in await transaction.fetch(tables.FIND_BUILDS):
+            if other != build:
+                await transaction.execute(tables.drop(other))
+                await transaction.execute(tables.DROP_BUILD, other)
+
+    async def _switch(self) -> None:
+        async with self._database.transaction() as transaction:
+            await transaction.execute(f"SELECT pg_advisory_xact_lock({tables.LOCK})")
+            await self._show(transaction, self.build)
+        self._set(self.build, self.position, True)
 
     def _tell(self) -> None:
         self._moved.set()
@@ -162,6 +205,9 @@ class TableWriter:
             while True:
                 wait_s = TAKE_S_MAX if not records else self._due(saved_at) - monotonic()
                 taken = await follower.take(max(wait_s, 0.0))
+                if self._doubted:
+                    self._doubted = False
+                    raise Moved
                 for record in taken:
                     rows.add(record.message, record.position)
                     records.append(record)
@@ -190,7 +236,9 @@ class TableWriter:
         """Save a batch. When Postgres refuses it, its halves: so that only the message it cannot hold is left out."""
         try:
             await self._write(rows)
-        except DatabaseRefused:
+        except DatabaseRefused as error:
+            if not error.value:
+                raise
             if len(records) == 1:
                 await self._write(self._empty(rows))
                 self.skipped += 1

@@ -206,9 +206,16 @@ class Writer(Generic[S]):
         last = await self._patient(lambda: self._port.last(self._model.subject))
         self.position, self.state = self._snapshots.latest(last) or (0, self._model.initial())
         self.snapshot_position = self.position
+        await self._go_on_from_its_time()
         behind = self._host.behind(last)
         if behind < self.position:
             await self._feed(behind)
+
+    async def _go_on_from_its_time(self) -> None:
+        """What is written next is never older than the message that the snapshot ends with."""
+        if self.position:
+            entry = await self._patient(lambda: self._port.get(self._model.subject, self.position))
+            self._at = max(self._at, catalog.decode(entry.data).at if entry else 0)
 
     async def _feed(self, start: int) -> None:
         """Give the host's index the events between its own position and the snapshot's."""
@@ -348,14 +355,15 @@ class Writer(Generic[S]):
     def _add(self, events: Sequence[AnyEvent], item: Item) -> bool:
         """Put the events into the open message, when they fit."""
         raw = [_encode(event) for event in events]
-        size = sum(map(len, raw)) + len(raw) + 64
+        size = sum(map(len, raw)) + len(raw)
+        last = self._raw[-1] if self._raw else None
+        if last is None or (last.by, last.cause, last.trace) != (item.by, item.cause, item.trace):
+            last = _RawDecision([], item.by, item.cause, item.trace)
+            size += len(_encode(last)) + 1
         if self._size + size > MESSAGE_BYTES_MAX - MESSAGE_OVERHEAD:
             return False
         self._size += size
-        last = self._raw[-1] if self._raw else None
-        if last is None or (last.by, last.cause, last.trace) != (item.by, item.cause, item.trace):
-            self._size += len(item.by) + len(item.cause) + len(item.trace)
-            last = _RawDecision([], item.by, item.cause, item.trace)
+        if not last.events:
             self._raw.append(last)
         last.events.extend(map(msgspec.Raw, raw))
         return True
@@ -373,15 +381,20 @@ class Writer(Generic[S]):
             except Unsettled as error:
                 _log.warning("writer.unsettled", subject=self._model.subject, why=str(error))
             except Conflict:
-                self.position = await self._ours(message.id)
-                return
+                if position := await self._ours(message.id):
+                    self.position = position
+                    return
             await asyncio.sleep(pause)
             pause = min(pause * 2, RETRY_S_MAX)
 
     async def _ours(self, message_id: str) -> int:
-        """Where our own message is, when it is the first one after the guard. Raises Fenced when it is another's."""
+        """Where our own message is, when it is the first one after the guard; 0 when nothing is there yet (a replicated
+        log refuses before the rival message can be read). Raises Fenced when it is another's.
+        """
         entry = await self._patient(lambda: self._port.get(self._model.subject, self.position + 1))
-        if entry is None or catalog.decode(entry.data).id != message_id:
+        if entry is None:
+            return 0
+        if catalog.decode(entry.data).id != message_id:
             raise Fenced
         return entry.position
 

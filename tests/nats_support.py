@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 
 from infra import nkey, streams
@@ -16,7 +16,7 @@ WAIT_S = 20.0
 
 
 @contextlib.asynccontextmanager
-async def serving(root: Path, *, sync_always: bool = True) -> AsyncIterator[NatsServer]:
+async def serving(root: Path, *, sync_always: bool = True) -> AsyncGenerator[NatsServer]:
     """A server that runs, and is gone afterwards whatever happened to it."""
     server = NatsServer(Folder(root), sync_always=sync_always)
     await server.start()
@@ -30,7 +30,7 @@ async def serving(root: Path, *, sync_always: bool = True) -> AsyncIterator[Nats
 
 
 @contextlib.asynccontextmanager
-async def linked(server: NatsServer, name: str = "test", *, make_streams: bool = False) -> AsyncIterator[Link]:
+async def linked(server: NatsServer, name: str = "test", *, make_streams: bool = False) -> AsyncGenerator[Link]:
     """A link of the platform's user."""
     link = await Link.open(server.url, server.platform_seed, name)
     try:
@@ -42,7 +42,7 @@ async def linked(server: NatsServer, name: str = "test", *, make_streams: bool =
 
 
 @contextlib.asynccontextmanager
-async def worker_linked(server: NatsServer) -> AsyncIterator[tuple[str, Link]]:
+async def worker_linked(server: NatsServer) -> AsyncGenerator[tuple[str, Link]]:
     """A new worker's id and its link."""
     seed = nkey.new_user_seed()
     public_key = nkey.public_of(seed)
@@ -59,5 +59,13 @@ async def until(fact: Callable[[], bool], what: str) -> None:
     """Return once `fact()` holds; fail naming it after WAIT_S."""
     deadline = asyncio.get_running_loop().time() + WAIT_S
     while not fact():
+        assert asyncio.get_running_loop().time() < deadline, f"never happened: {what}"
+        await asyncio.sleep(0.005)
+
+
+async def eventually(fact: Callable[[], Awaitable[bool]], what: str) -> None:
+    """As `until`, for a fact that must be asked for."""
+    deadline = asyncio.get_running_loop().time() + WAIT_S
+    while not await fact():
         assert asyncio.get_running_loop().time() < deadline, f"never happened: {what}"
         await asyncio.sleep(0.005)

@@ -1,5 +1,6 @@
-"""`version`, `status` and `completion`."""
+"""`status`, `version` and `completion`."""
 
+import asyncio
 from typing import Any
 
 import click
@@ -7,6 +8,42 @@ import click
 from services.cli.context import Context, command
 
 SHELLS = ("bash", "zsh", "fish")
+
+
+@command("status")
+def status(context: Context) -> None:
+    """The hive at a glance."""
+    asyncio.run(_status(context))
+
+
+async def _status(context: Context) -> None:
+    output = context.output
+    url, _ = context.address()
+    async with context.client() as hive:
+        found = await hive.status()
+    if output.mode == "json":
+        output.document(found)
+        return
+    if output.mode == "quiet":
+        output.line(found.position)
+        return
+    output.facts(
+        [
+            ("hive", url),
+            ("pool", found.pool),
+            ("version", found.version),
+            ("position", found.position),
+            ("jobs", _counts(found.jobs)),
+            ("tasks", _counts(found.tasks)),
+            ("workers", _counts(found.workers)),
+            ("database", found.database + (f", {found.lag} behind" if found.lag else "")),
+            ("disk", found.disk),
+        ]
+    )
+
+
+def _counts(by_state: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {state}" for state, count in by_state.items() if count) or "none"
 
 
 @command("version", remote=False)
@@ -41,4 +78,4 @@ def completion(context: Context, shell: str) -> None:
     context.output.line(kind(cli, {}, "hivectl", "_HIVECTL_COMPLETE").source())
 
 
-COMMANDS = {"version": version, "completion": completion}
+COMMANDS = {"status": status, "version": version, "completion": completion}

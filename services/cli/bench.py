@@ -10,33 +10,22 @@ from services.cli.context import Context, command
 from services.cli.failure import Exit, Failure
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "tests" / "bench"
-
-
-def names() -> list[str]:
-    """The benchmarks there are: each is a module `tests/bench/bench_<name>.py`."""
-    return sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py"))
 
 
 @command("bench", remote=False, context_settings={"ignore_unknown_options": True})
-@click.argument("name", required=False)
-@click.option("--peer", metavar="PYTHON", help="Also run the matching peer with this interpreter, in turns.")
-@click.argument("more", nargs=-1, type=click.UNPROCESSED)
-def bench(context: Context, name: str | None, peer: str | None, more: tuple[str, ...]) -> int:
-    """Measure one thing with real servers in a temporary folder: NAME out of what `hivectl bench` lists."""
-    known = names()
-    if not known:
-        raise Failure("no benchmarks here", "run it in a source checkout of Hive: they are in tests/bench", Exit.USAGE)
-    if name is None:
-        for one in known:
-            context.output.line(one)
-        return Exit.OK
-    if name not in known:
-        raise Failure(f"no benchmark {name!r}", f"one of {', '.join(known)}", Exit.USAGE)
-    words = [sys.executable, "-m", f"tests.bench.bench_{name}", *more]
-    words += ["--json"] if context.output.mode == "json" else []
-    words += ["--peer", peer] if peer else []
-    return subprocess.run(words, cwd=ROOT, check=False).returncode
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[NAME] [--runs N] [--count N] [--peer PYTHON]")
+def bench(context: Context, words: tuple[str, ...]) -> int:
+    """Measure one thing with real servers.
+
+    Without a NAME it says which there are. Everything runs in a temporary folder, nothing is mocked; --peer runs the
+    matching peer with that interpreter in turns.
+    """
+    if not (ROOT / "tests" / "bench" / "__main__.py").exists():
+        raise Failure("there are no benchmarks here", "run it in a source checkout of Hive", Exit.USAGE)
+    more = ["--json"] if context.output.mode == "json" else []
+    return subprocess.run(
+        [sys.executable, "-m", "tests.bench", *(words or ["--help"]), *more], cwd=ROOT, check=False
+    ).returncode
 
 
 COMMANDS = {"bench": bench}

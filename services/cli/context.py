@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -15,7 +15,7 @@ from services.cli.output import Mode, Output
 if TYPE_CHECKING:
     from web.client import AsyncHive
 
-F = TypeVar("F", bound=Callable[..., Any])
+Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Context:
@@ -56,9 +56,10 @@ class Context:
 
     def client(self) -> "AbstractAsyncContextManager[AsyncHive]":
         """A client of the hive; a context manager."""
+        url, key = self.address()
         from web.client import AsyncHive
 
-        return AsyncHive(*self.address())
+        return AsyncHive(url, key)
 
 
 def _nothing_here(folder: Folder, starting: bool) -> Failure:
@@ -97,11 +98,11 @@ def _set_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> bool
     return value
 
 
-def _flag(name: str, help: str, callback: Callable[[click.Context, click.Parameter, bool], bool]) -> Callable[[F], F]:
-    return click.option(name, is_flag=True, expose_value=False, help=help, callback=callback)
+def _flag(name: str, about: str, callback: Callable[[click.Context, click.Parameter, bool], bool]) -> Decorator:
+    return click.option(name, is_flag=True, expose_value=False, help=about, callback=callback)
 
 
-data_option: Callable[[F], F] = click.option(
+data_option: Decorator = click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
     expose_value=False,
@@ -109,7 +110,7 @@ data_option: Callable[[F], F] = click.option(
     metavar="DIR",
     help="The data folder [HIVE_DATA; else the nearest .hive, else ~/.hive].",
 )
-url_option: Callable[[F], F] = click.option(
+url_option: Decorator = click.option(
     "--url",
     envvar="HIVE_URL",
     expose_value=False,
@@ -117,18 +118,20 @@ url_option: Callable[[F], F] = click.option(
     metavar="URL",
     help="The hive to talk to [HIVE_URL; else the one running in the data folder]. Its key: HIVE_KEY.",
 )
-json_option: Callable[[F], F] = _flag("--json", "Print JSON.", _set_mode("json"))
-quiet_option: Callable[[F], F] = _flag("--quiet", "Print ids and results only.", _set_mode("quiet"))
-debug_option: Callable[[F], F] = _flag("--debug", "Show a trace back when something goes wrong.", _set_debug)
+json_option: Decorator = _flag("--json", "Print JSON.", _set_mode("json"))
+quiet_option: Decorator = _flag("--quiet", "Print ids and results only.", _set_mode("quiet"))
+debug_option: Decorator = _flag("--debug", "Show a trace back when something goes wrong.", _set_debug)
 
 
-def command(name: str, listing: bool = True, remote: bool = True, **settings: Any) -> Callable[[F], click.Command]:
+def command(
+    name: str, listing: bool = True, remote: bool = True, **settings: Any
+) -> Callable[[Callable[..., Any]], click.Command]:
     """A command with the options that all of its kind share; it gets the Context first.
 
     `remote`: it talks to a hive. `listing`: it prints something that --json and --quiet change.
     """
 
-    def wrap(function: F) -> click.Command:
+    def wrap(function: Callable[..., Any]) -> click.Command:
         options = [debug_option, data_option]
         options += [quiet_option, json_option] if listing else []
         options += [url_option] if remote else []

@@ -9,21 +9,15 @@ def plain(text: str) -> str:
     """`text` with control characters shown as escapes, so that what users typed cannot steer the terminal."""
     if text.isprintable():
         return text
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
-    )
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def size(count: int) -> str:
     """A number of bytes: 512 B, 1.5 MiB."""
     if count < 1024:
         return f"{count} B"
-    value, unit = float(count), "B"
-    for unit in ("KiB", "MiB", "GiB", "TiB"):
-        value /= 1024
-        if value < 1024:
-            break
-    return f"{value:.1f} {unit}"
+    power = min((count.bit_length() - 1) // 10, 4)
+    return f"{count / 1024**power:.1f} {'KMGT'[power - 1]}iB"
 
 
 def cpus(milli: int) -> str:
@@ -50,11 +44,7 @@ def clock(at_ms: int) -> str:
     """A moment in milliseconds as UTC, to the millisecond."""
     if not at_ms:
         return "-"
-    return (
-        datetime.fromtimestamp(at_ms / 1000, UTC)
-        .isoformat(timespec="milliseconds")
-        .replace("+00:00", "Z")
-    )
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
@@ -66,14 +56,7 @@ def columns(text: str) -> int:
     """How many terminal columns `text` takes."""
     if text.isascii():
         return len(text)
-    return sum(
-        2
-        if unicodedata.east_asian_width(c) in "WF"
-        else 0
-        if unicodedata.combining(c)
-        else 1
-        for c in text
-    )
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else 1 for c in text)
 
 
 def shorten(text: str, limit: int) -> str:
@@ -90,17 +73,13 @@ def shorten(text: str, limit: int) -> str:
     return "".join(kept) + "…"
 
 
-def table(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], width: int = 0
-) -> list[str]:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int = 0) -> list[str]:
     """Lines of a table with aligned columns; the last one is cut to `width` columns (0: never)."""
     cells = [[plain(cell) for cell in row] for row in (heads, *rows)]
     widths = [max(columns(row[at]) for row in cells) for at in range(len(heads))]
     lines: list[str] = []
     for row in cells:
-        parts = [
-            cell + " " * (widths[at] - columns(cell)) for at, cell in enumerate(row)
-        ]
+        parts = [cell + " " * (widths[at] - columns(cell)) for at, cell in enumerate(row)]
         line = "  ".join(parts).rstrip()
         lines.append(shorten(line, width) if width else line)
     return lines

@@ -23,10 +23,15 @@ def program() -> str:
 
 def invocation(folder: Folder) -> str:
     """`program()`, told where the data is when it would not find it by itself in this working folder."""
-    unset = {name: value for name, value in os.environ.items() if name != "HIVE_DATA"}
-    if Folder.find(None, unset).root == folder.root:
+    if is_default(folder):
         return program()
     return f"HIVE_DATA={shlex.quote(_short(folder.root))} {program()}"
+
+
+def is_default(folder: Folder) -> bool:
+    """Whether hivectl finds this folder here without being told."""
+    unset = {name: value for name, value in os.environ.items() if name != "HIVE_DATA"}
+    return Folder.find(None, unset).root == folder.root
 
 
 def _short(path: Path) -> str:

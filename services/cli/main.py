@@ -25,6 +25,7 @@ MODULES = {
     "worker": "workers",
     "blob": "blobs",
     "status": "about",
+    "prove": "prove",
     "bench": "bench",
     "completion": "about",
     "version": "about",
@@ -76,7 +77,7 @@ def run(args: Sequence[str], output: Output | None = None) -> int:
         # The reader of our output left (`hivectl jobs | head`); so do we, without a second error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 whatever it is, people get one line and scripts an exit code
         failure = explain(error)
         context.output.failure(failure)
         if context.debug:

@@ -11,9 +11,7 @@ from events.spec import RetrySpec
 T = TypeVar("T")
 
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_UNITS = {n: 1000**p for n, p in _POWERS.items()} | {
-    f"{n}i": 1024**p for n, p in _POWERS.items() if n
-}
+_UNITS = {n: 1000**p for n, p in _POWERS.items()} | {f"{n}i": 1024**p for n, p in _POWERS.items() if n}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\Z", re.IGNORECASE)
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+\Z")
@@ -26,9 +24,7 @@ def parse_size(text: str) -> int:
     """Bytes in a size such as 512MB, 2GiB or 1000000. Raises ValueError."""
     found = _SIZE.match(text.strip())
     if not found or found[2].lower() not in _UNITS:
-        raise ValueError(
-            f"{text!r} is not a size; write it like 512MB, 2GiB or 1000000 (bytes)"
-        )
+        raise ValueError(f"{text!r} is not a size; write it like 512MB, 2GiB or 1000000 (bytes)")
     return int(float(found[1]) * _UNITS[found[2].lower()])
 
 
@@ -39,9 +35,7 @@ def parse_duration(text: str) -> float:
         return float(text)
     if not _DURATION.match(text):
         raise ValueError(f"{text!r} is not a duration; write it like 90s, 5m or 1h30m")
-    return sum(
-        float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text)
-    )
+    return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
 
 
 def parse_pair(text: str) -> tuple[str, str]:
@@ -64,9 +58,7 @@ def parse_retry(text: str) -> tuple[str, int]:
     """Cause and number of CAUSE=N. Raises ValueError."""
     cause, _, number = text.partition("=")
     if cause not in RETRY_CAUSES or not number.isdecimal():
-        raise ValueError(
-            f"{text!r} is not CAUSE=N with a cause out of {', '.join(RETRY_CAUSES)}"
-        )
+        raise ValueError(f"{text!r} is not CAUSE=N with a cause out of {', '.join(RETRY_CAUSES)}")
     return cause, int(number)
 
 
@@ -84,9 +76,7 @@ class Parsed(click.ParamType[T], Generic[T]):
     def __init__(self, name: str, parse: Callable[[str], T]) -> None:
         self.name, self._parse = name, parse
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> T:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> T:
         if not isinstance(value, str):
             return value
         try:

@@ -50,9 +50,7 @@ _NARROWEST = 40
 class Output:
     """Where a command's results and remarks go."""
 
-    def __init__(
-        self, mode: Mode = "text", out: TextIO | None = None, err: TextIO | None = None
-    ) -> None:
+    def __init__(self, mode: Mode = "text", out: TextIO | None = None, err: TextIO | None = None) -> None:
         self.mode: Mode = mode
         self._out: TextIO = out or sys.stdout
         self._err: TextIO = err or sys.stderr
@@ -87,30 +85,20 @@ class Output:
         """A result as JSON on one line: one of many."""
         self._write(self._out, msgspec.json.encode(value).decode() + "\n")
 
-    def table(
-        self, heads: Sequence[str], rows: Sequence[Sequence[str]], state: int = -1
-    ) -> None:
+    def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]], state: int = -1) -> None:
         """Rows under heads; column `state` shows states in their colours."""
         width = self.width() if self._out.isatty() else 0
         lines = format.table(heads, rows, width)
         self.line(self.paint(lines[0], "bold"))
         for row, text in zip(rows, lines[1:], strict=True):
-            self.line(
-                text.replace(row[state], self.paint(row[state], row[state]), 1)
-                if state >= 0
-                else text
-            )
+            self.line(text.replace(row[state], self.paint(row[state], row[state]), 1) if state >= 0 else text)
 
     def facts(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Names and values, one pair a line; empty values are left out."""
         wide = max((len(name) for name, _ in pairs), default=0)
         for name, value in pairs:
             if value:
-                shown = (
-                    self.paint(value, value)
-                    if value in _STATES
-                    else format.plain(value)
-                )
+                shown = self.paint(value, value) if value in _STATES else format.plain(value)
                 self.line(f"{self.paint(name.ljust(wide), 'dim')}  {shown}")
 
     def raw(self, data: bytes, stream: str = "stdout") -> None:
@@ -154,9 +142,7 @@ class Output:
         try:
             stream.write(text)
         except UnicodeEncodeError:
-            stream.write(
-                text.encode(stream.encoding, "replace").decode(stream.encoding)
-            )
+            stream.write(text.encode(stream.encoding, "replace").decode(stream.encoding))
         stream.flush()
 
 

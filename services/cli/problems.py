@@ -6,12 +6,39 @@ from services.cli.failure import Exit, Failure
 def explain_known(error: Exception) -> Failure | None:
     """The failure that `error` means, None when it is not one that users are expected to meet."""
     from infra.connect import NoServer
+    from infra.link import LinkDown
     from infra.settings import SettingsError
+    from web.client.errors import HiveError
 
-    if isinstance(error, (NoServer, SettingsError)):
+    while isinstance(error, ExceptionGroup) and error.exceptions:
+        error = error.exceptions[0]
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, HiveError):
+        return _of_hive(error)
+    if isinstance(error, (NoServer, LinkDown, SettingsError)):
         return Failure(str(error), code=Exit.UNAVAILABLE)
     if isinstance(error, PermissionError):
         return Failure(f"not allowed: {error}", "run it as the user who owns the file, or choose another path")
     if isinstance(error, OSError) and error.filename is not None:
         return Failure(f"{error.strerror}: {error.filename}", "check the path", Exit.USAGE)
     return None
+
+
+def _of_hive(error: Exception) -> Failure:
+    from web.client.errors import Broken, HiveError, JobFailed, NotFound, Unauthorized, Unavailable
+
+    assert isinstance(error, HiveError)
+    codes: tuple[tuple[type[HiveError], Exit], ...] = (
+        (Unauthorized, Exit.UNAUTHORIZED),
+        (Unavailable, Exit.UNAVAILABLE),
+        (Broken, Exit.UNAVAILABLE),
+        (NotFound, Exit.REFUSED),
+        (JobFailed, Exit.JOB_FAILED),
+    )
+    code = next((code for kind, code in codes if isinstance(error, kind)), Exit.REFUSED)
+    what = error.detail if not error.field or error.field in error.detail else f"{error.field}: {error.detail}"
+    remedy = error.remedy
+    if code == Exit.UNAUTHORIZED:
+        remedy = "set HIVE_KEY to the admin key, or HIVE_DATA to the hive's data folder on its machine"
+    return Failure(what, remedy, code)

@@ -36,9 +36,9 @@ def _roles(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
 @port_option
 @click.option("--workers", type=click.IntRange(0, 64), default=1, show_default=True, help="Local workers to start.")
 def up(context: Context, port: int | None, workers: int) -> int:
-    """Run a hive here: control plane, embedded NATS and Postgres, and a worker.
+    """Run a hive here, with everything it needs.
 
-    Everything it keeps is in the data folder; started again, it goes on where it was. Ctrl-C once lets running
+    That is a control plane, an embedded nats-server, an embedded Postgres, and a worker. Everything it keeps is in the data folder; started again, it goes on where it was. Ctrl-C once lets running
     tasks finish and says what it waits for; twice stops at once. SIGHUP reads the settings again.
     """
     return _run(context, port, frozenset(ROLES), workers, "up")
@@ -55,7 +55,10 @@ def up(context: Context, port: int | None, workers: int) -> int:
     help=f"What this process does: {', '.join(ROLES)} [all].",
 )
 def serve(context: Context, port: int | None, roles: frozenset[str]) -> int:
-    """Run a control plane alone; workers join it with `hivectl worker run`."""
+    """Run a control plane alone.
+
+    Workers join it with `hivectl worker run`.
+    """
     return _run(context, port, roles, 0, "serve")
 
 

@@ -22,6 +22,10 @@ JOBS_MAX = 1_000_000
 TEXT_BYTES_MAX = 1024**3
 BACKOFF_MS_MAX = 60_000
 DELAYED_ENDS = ("exit", "oom", "timeout")
+FACT_BYTES, BOUND_BYTES = 256, 9
+"""At most so much does a fact about tasks take in a message, and each bound of its runs."""
+FACTS_BYTES_MAX = 256 * 1024
+"""What one command of the pool's own leads to stays below this, and so fits in a message; the rest comes next time."""
 
 JobFact = JobSubmitted | JobHeld | JobRunnable | JobCancelled | JobFinished
 TaskFact = TasksLeased | TasksStarted | TasksFinished | TasksFailed | TasksRetried | TasksDue | TasksReclaimed
@@ -101,6 +105,7 @@ class Ends:
     def __init__(self, state: Pool, now: int) -> None:
         self._state, self._now = state, now
         self.facts: list[TaskFact | JobFinished] = []
+        self.bytes = 0
         self._ended: dict[JobId, list[int]] = {}
         self._taken: dict[int, set[int]] = {}
 
@@ -118,6 +123,8 @@ class Ends:
         self, job: Job, lease: Lease, tasks: list[int], end: AttemptEnd, code: int, reason: str, details: list[Detail]
     ) -> None:
         """The attempts under `lease` at these current tasks ended."""
+        if end == "cancelled" and not job.cancelled:
+            end = "lost"  # nobody asked for it
         ended = self._ended.setdefault(job.id, [0, 0, 0])
         if end == "exit" and code == 0:
             ended[0] += len(tasks)
@@ -128,6 +135,7 @@ class Ends:
             groups.setdefault(self._retry_at(job, index, end, lease.worker), []).append(at)
         for when, places in groups.items():
             some = runs_of(tasks[at] for at in places)
+            self.bytes += FACT_BYTES + len(some) * BOUND_BYTES
             their = [details[at] for at in places] if details else []
             if when >= 0:
                 self.facts.append(
@@ -148,13 +156,12 @@ class Ends:
             return -1
         if end == "returned":
             return 0
-        cause = "lost" if end == "cancelled" else end
-        tried = job.tries.get(index, {}).get(cause, 0)
-        if tried >= getattr(job.retries, cause):
+        tried = job.tries.get(index, {}).get(end, 0)
+        if tried >= getattr(job.retries, end):
             return -1
         if end == "rejected" and not another(self._state, worker, job.shape):
             return -1
-        if cause not in DELAYED_ENDS or not job.retries.backoff_ms:
+        if end not in DELAYED_ENDS or not job.retries.backoff_ms:
             return 0
         return self._now + min(job.retries.backoff_ms << min(tried, 16), BACKOFF_MS_MAX)
 
@@ -321,13 +328,14 @@ def evolve_ended(state: Pool, event: TasksFinished | TasksFailed | TasksRetried,
 
 
 def _requeue(state: Pool, job: Job, lease: Lease, event: TasksRetried) -> None:
-    retry = Retry(lease.attempt, lease.number, lease.worker, event.not_before)
-    cause = "lost" if event.end == "cancelled" else event.end
+    # Only an attempt that was given up unheard may be taken back: of the others the worker itself said how they ended.
+    given_up = lease.number if event.end == "lost" else 0
+    retry = Retry(lease.attempt, given_up, lease.worker, event.not_before)
     for index in expand(event.tasks):
         (job.delayed if event.not_before else job.retry)[index] = retry
-        if cause != "returned":
+        if event.end != "returned":
             tries = job.tries.setdefault(index, {})
-            tries[cause] = tries.get(cause, 0) + 1
+            tries[event.end] = tries.get(event.end, 0) + 1
     if event.not_before:
         heapq.heappush(state.delays, (event.not_before, job.id, event.tasks))
     state.enqueue(job)
@@ -357,18 +365,16 @@ def evolve_reclaimed(state: Pool, event: TasksReclaimed, at: int) -> None:
     job = state.jobs[event.job]
     count = 0
     for index in expand(event.tasks):
-        if job.retry.pop(index, None) is None:
-            del job.delayed[index]
+        del job.retry[index]
         job.active[index] = event.lease
         count += 1
-    lease = state.leases.get(event.lease)
+    lease, worker = state.leases.get(event.lease), state.workers[event.worker]
     if lease is None:
         _open_lease(state, job, Lease(event.lease, job.id, event.worker, event.attempt, count))
+        worker.leases = dict.fromkeys(sorted(worker.leases))  # told by number (see orders.py)
     else:
         lease.left += count
-        worker = state.workers[event.worker]
         worker.used_cpus += count * job.cpus_milli
         worker.used_memory += count * job.memory_bytes
-    trim_delays(state)
     if not job.ready:
         state.dequeue(job)

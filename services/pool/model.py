@@ -6,6 +6,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from events.base import holds
 from events.catalog import AnyEvent, Unknown
 from events.job import JobCancelled, JobFinished, JobHeld, JobRunnable, JobSubmitted
 from events.pool import WriterLed
@@ -122,7 +123,7 @@ def check(state: Pool) -> None:
         assert not one.cancelled or not one.ready
         for number in one.active.values():
             leases[number] += 1
-        queued = one.id in state.shapes[one.shape].queues.get(one.priority, {}) if one.shape in state.shapes else False
+        queued = one.shape in state.shapes and one in state.shapes[one.shape].queues.get(one.priority, ())
         assert queued == bool(one.ready), f"{one.id} queued={queued} with {one.ready} ready tasks"
     for number, lease in state.leases.items():
         assert lease.left == leases[number] > 0, number
@@ -131,5 +132,16 @@ def check(state: Pool) -> None:
         held = [(state.leases[number].left, state.jobs[state.leases[number].job]) for number in machine.leases]
         assert machine.used_cpus == sum(left * one.cpus_milli for left, one in held)
         assert machine.used_memory == sum(left * one.memory_bytes for left, one in held)
-        assert machine.state not in ("lost", "stopped") or not machine.leases or machine.leases.keys() <= leases.keys()
+        assert list(machine.leases) == sorted(machine.leases), "orders are told by number"
+        assert machine.state not in ("lost", "stopped") or not machine.leases, machine.id
+    for due, name, tasks in state.delays[:1]:
+        assert job.due_tasks(state, due, name, tasks), "the first back-off is one that a task waits for"
+    for one in state.jobs.values():
+        for index, retry in one.delayed.items():
+            assert any(d == retry.due and n == one.id and holds(tasks, index) for d, n, tasks in state.delays), one.id
+    for shape in state.shapes.values():
+        assert shape and all(queue for queue in shape.queues.values()), shape.key
+        for queue in shape.queues.values():
+            orders = [one.order for one in queue]
+            assert orders == sorted(orders), "first come first"
     assert state.text_bytes == sum(len(one.text.data) for one in state.jobs.values())

@@ -5,19 +5,24 @@ is said again, so a lost answer loses nothing.
 from collections import OrderedDict
 
 import msgspec
+import structlog
 
 from events.base import JobId, Runs, WorkerId, runs_of
 from events.catalog import position_text
 from events.protocol import Cancel, Drain, Order, Run
 from events.spec import TaskText
-from infra.sealing import KeyDestroyed, Sealer
+from infra.sealing import KeyDestroyed, SealBroken, Sealer
 from infra.tickets import Tickets
 from services.pool.state import Job, Lease, Pool
 
 TEXTS_KEPT = 4096
 TICKET_MS = 7 * 86_400_000
 ORDERS_MAX = 512
+ORDERS_BYTES_MAX = 512 * 1024
+ORDER_BYTES = 512
+"""About so much is an order without its text, its ticket and its tasks."""
 _text_of = msgspec.json.Decoder(TaskText).decode
+_log = structlog.get_logger()
 
 
 class OrderBook:
@@ -38,16 +43,23 @@ class OrderBook:
         )
 
     def orders(self, state: Pool, worker: WorkerId, last: int, position: int, now: int) -> list[Order]:
-        """Everything after number `last`, ascending, at most ORDERS_MAX (the rest follows at the next poll)."""
+        """Everything after number `last`, ascending, at most ORDERS_MAX and as many as fit in one answer (the rest
+        follows at the next poll).
+        """
         machine = state.workers[worker]
         leases = _after(machine.leases, last)
         cancels = _after(machine.cancels, last)
-        numbers = sorted([*leases, *cancels, *([machine.drain_order] if machine.drain_order > last else [])])
+        numbers: list[int] = sorted([*leases, *cancels, *([machine.drain_order] if machine.drain_order > last else [])])
         found: list[Order] = []
         where = position_text(position)
+        room = ORDERS_BYTES_MAX
         for number in numbers[:ORDERS_MAX]:
             if number in machine.leases:
-                found.append(self._run(state, state.leases[number], where, now))
+                run = self._run(state, state.leases[number], where, now)
+                room -= len(state.jobs[run.job].text.data) + len(run.ticket) + 9 * len(run.tasks) + ORDER_BYTES
+                if found and room < 0:
+                    break
+                found.append(run)
             elif number in machine.cancels:
                 found.append(Cancel(number, machine.cancels[number]))
             else:
@@ -85,7 +97,8 @@ class OrderBook:
         if text is None:
             try:
                 text = _text_of(self._sealer.open(job.text))
-            except KeyDestroyed:
+            except (KeyDestroyed, SealBroken, msgspec.DecodeError) as error:
+                _log.error("order.text_unreadable", job=job.id, why=str(error))
                 text = TaskText(command=[])  # erased: the worker rejects an empty command, and the task fails
             self._texts[job.id] = text
             if len(self._texts) > TEXTS_KEPT:
@@ -104,5 +117,3 @@ def _after(numbers: dict[int, object] | dict[int, None] | dict[int, JobId], last
             break
         found.append(number)
     return found
-
-

@@ -1,4 +1,4 @@
-"""Takes in what running tasks print: pieces by offset, stored and fsynced in batches before the answer says how much is safe."""
+"""Takes in what running tasks print: pieces by offset, on disk in batches before the answer says how much is safe."""
 
 import asyncio
 from collections import deque
@@ -70,7 +70,7 @@ class OutputDesk:
     async def _store(self, batch: list[tuple[WorkerId, str, Output]]) -> None:
         wanted = [[self._is_current(worker, piece) for piece in output.pieces] for worker, _, output in batch]
         pieces = [
-            (piece.job, piece.index, piece.lease, piece.offset, piece.data)
+            piece
             for (_, _, output), flags in zip(batch, wanted, strict=True)
             for piece, flag in zip(output.pieces, flags, strict=True)
             if flag

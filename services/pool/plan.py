@@ -12,7 +12,7 @@ from events.base import runs_of
 from events.job import JobHeld, JobRunnable
 from events.task import TasksDue, TasksLeased
 from services.pool.commands import Advance, Place
-from services.pool.job import JobFact, another, cancel, due_tasks, unplaceable
+from services.pool.job import BOUND_BYTES, FACTS_BYTES_MAX, JobFact, another, cancel, due_tasks, unplaceable
 from services.pool.state import Job, Pool, Shape, ShapeKey, Worker
 
 TASKS_PER_PLACE_MAX = 8192
@@ -80,9 +80,9 @@ def _queue(state: Pool, worker: Worker, room: Room) -> Iterator[Job]:
     for priority in range(10, 0, -1):
         queues = [shape.queues[priority] for shape in shapes if priority in shape.queues]
         if len(queues) == 1:
-            yield from queues[0].values()
+            yield from queues[0]
         elif queues:
-            yield from heapq.merge(*(queue.values() for queue in queues), key=lambda job: job.order)
+            yield from heapq.merge(*queues, key=lambda job: job.order)
 
 
 def _pick(state: Pool, job: Job, worker: Worker, count: int) -> Iterator[tuple[range | list[int], int]]:
@@ -123,11 +123,13 @@ def advance(state: Pool, command: Advance, now: int) -> list[JobFact | TasksDue]
             facts.append(JobHeld(name, "capacity", short))
         else:
             facts.append(JobRunnable(name))
+    room = FACTS_BYTES_MAX
     for due, name, tasks in _due(state, now):
-        if len(facts) >= ADVANCE_MAX:
+        if len(facts) >= ADVANCE_MAX or room <= 0:
             return facts
         if waiting := due_tasks(state, due, name, tasks):
             facts.append(TasksDue(name, waiting))
+            room -= len(waiting) * BOUND_BYTES
     if command.capacity:
         facts += _capacity(state, ADVANCE_MAX - len(facts))
     return facts
@@ -149,7 +151,7 @@ def _capacity(state: Pool, most: int) -> list[JobFact]:
     why: dict[ShapeKey, str] = {}
     for shape in state.shapes.values():
         if short := unplaceable(state, shape.key):
-            facts += [JobHeld(job.id, "capacity", short) for job in _jobs(shape, most - len(facts)) if not job.active]
+            facts += [JobHeld(job.id, "capacity", short) for job in _idle_jobs(shape, most - len(facts))]
     for name in state.unplaced:
         if len(facts) >= most:
             break
@@ -161,11 +163,13 @@ def _capacity(state: Pool, most: int) -> list[JobFact]:
     return facts
 
 
-def _jobs(shape: Shape, most: int) -> list[Job]:
+def _idle_jobs(shape: Shape, most: int) -> list[Job]:
+    """Up to `most` queued jobs without a task at a worker."""
     found: list[Job] = []
     for queue in shape.queues.values():
-        for job in queue.values():
+        for job in queue:
             if len(found) >= most:
                 return found
-            found.append(job)
+            if not job.active:
+                found.append(job)
     return found

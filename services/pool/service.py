@@ -47,7 +47,8 @@ from services.pool.commands import (
 from services.pool.liveness import Liveness
 from services.pool.orders import OrderBook
 from services.pool.output import OutputDesk
-from services.pool.state import Pool
+from services.pool.state import Pool, ShapeKey
+from services.pool.worker import stale_leases
 from services.writer import Item, Log, Snapshots, Turn, Writer
 
 TICK_S = 0.25
@@ -61,7 +62,7 @@ _log = structlog.get_logger()
 class PoolModel:
     """The pool's rules as the writer hosts them."""
 
-    refused = Refused
+    refused: type[Exception] = Refused
 
     def __init__(self, pool: str, version: str) -> None:
         self.subject, self._pool, self._version = pool_subject(pool), pool, version
@@ -105,11 +106,13 @@ class PoolService:
         name: str,
         version: str,
         clock: Callable[[], int] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._link, self._pool, self._book, self._index = link, pool, book, index
         self.writer: Writer[Pool] = Writer(log, PoolModel(pool, version), self, turn, snapshots, name, clock)
         self._clock = clock or (lambda: time.time_ns() // 1_000_000)
-        self._liveness = Liveness()
+        self._monotonic = monotonic
+        self._liveness = Liveness(monotonic)
         self._desk = OutputDesk(outputs, self._send, self._is_current, self._when_certain)
         self._parked: dict[WorkerId, Parked] = {}
         self._due: dict[WorkerId, None] = {}
@@ -162,7 +165,15 @@ class PoolService:
             self._send(reply, protocol.pack(Denied("malformed", str(error))))
             return
         self._liveness.heard(worker)
-        parked = self._parked[worker] = Parked(reply, poll, time.monotonic())
+        machine, parked = self.writer.state.workers.get(worker), Parked(reply, poll, self._monotonic())
+        before = self._parked.get(worker)
+        if before is not None and before.poll.session == poll.session and before.poll.sequence > poll.sequence:
+            return  # overtaken on its way
+        if self.writer.leads and poll.hello is None and machine is not None and machine.session != poll.session:
+            # Not parked: an agent that was superseded must not push aside the one that took its place.
+            self.writer.offer(Item((), partial(self._resync, worker, parked)))
+            return
+        self._parked[worker] = parked
         self._idle.pop(worker, None)
         if self.writer.leads:
             self._arrived(worker, parked)
@@ -177,23 +188,18 @@ class PoolService:
         self.writer.offer(Item([greet], partial(self._greeted, worker, parked), f"worker:{worker}"))
 
     def _greeted(self, worker: WorkerId, parked: Parked, outcomes: list[Any], position: int) -> None:
-        hello = parked.poll.hello
+        hello, machine = parked.poll.hello, self.writer.state.workers.get(worker)
         if isinstance(outcomes[0], Refused):
             self._reply_poll(worker, parked, protocol.pack(Denied(outcomes[0].code, outcomes[0].detail)))
             return
+        if machine is None or machine.session != parked.poll.session:
+            self._resync(worker, parked, outcomes, position)  # more is to be given up first, or superseded meanwhile
+            return
         # What the agent holds and should not have is told with every hello, and needs no number.
         assert hello is not None
-        stale = [Cancel(RESERVED_ORDER, job, lease) for job, lease in self._stale(worker, hello)]
+        stale = [Cancel(RESERVED_ORDER, job, lease) for job, lease in stale_leases(self.writer.state, worker, hello)]
         orders = self._book.orders(self.writer.state, worker, parked.poll.last, position, self._clock())
         self._reply_poll(worker, parked, protocol.pack(Orders([*stale, *orders])))
-
-    def _stale(self, worker: WorkerId, hello: protocol.Hello) -> list[tuple[JobId, int]]:
-        leases = self.writer.state.leases
-        return [
-            (held.job, held.lease)
-            for held in hello.holding
-            if held.lease not in leases or leases[held.lease].worker != worker
-        ]
 
     def _reported(self, subject: str, reply: str, data: bytes) -> None:
         worker = subject.split(".")[2]
@@ -256,7 +262,8 @@ class PoolService:
         self._reply_poll(worker, parked, protocol.pack(Orders(orders)))
 
     def _tell_nothing(self, worker: WorkerId, parked: Parked, outcomes: list[Any], position: int) -> None:
-        if worker in self.writer.state.workers:
+        machine = self.writer.state.workers.get(worker)
+        if machine is not None and machine.session == parked.poll.session:
             self._tell(worker, parked, outcomes, position)
         else:
             self._resync(worker, parked, outcomes, position)
@@ -318,7 +325,7 @@ class PoolService:
                     break
                 yield from self._serve(worker)
             for key in state.fresh:
-                state.shapes[key].stuck = True
+                state.shapes[key].stuck = not any(self._could_take(worker, key) for worker in self._idle)
             state.fresh.clear()
 
     def _serve(self, worker: WorkerId) -> Iterator[Item]:
@@ -343,11 +350,17 @@ class PoolService:
         else:
             self._idle.pop(worker, None)
 
+    def _could_take(self, worker: WorkerId, shape: ShapeKey) -> bool:
+        """Whether an idle worker has room for the shape: it left what only another machine may have."""
+        poll, machine = self._parked[worker].poll, self.writer.state.workers[worker]
+        return (
+            machine.takes and machine.can_ever(shape) and plan.Room(machine, poll.room, poll.ahead).fits(*shape[1:]) > 0
+        )
+
     def folded(self, event: AnyEvent, at: int) -> None:
-        kind = type(event)
-        if kind is TasksLeased:
+        if isinstance(event, TasksLeased):
             if self.writer.leads:
-                self._book.leased[event.lease] = event.tasks  # pyright: ignore[reportAttributeAccessIssue]
+                self._book.leased[event.lease] = event.tasks
         elif isinstance(event, JobSubmitted):
             self._index.note(event.job, event.digest, "")
             self._notes += 1
@@ -355,7 +368,7 @@ class PoolService:
             self._index.note(event.job, "", event.state)
             self._book.forget(event.job)
             self._notes += 1
-        elif kind in (WorkerRegistered, WorkerLost, WorkerStopped):
+        elif isinstance(event, (WorkerRegistered, WorkerLost, WorkerStopped)):
             self._capacity = True
 
     def committed(self, position: int) -> None:
@@ -386,19 +399,21 @@ class PoolService:
             await asyncio.sleep(TICK_S)
             self._liveness.advance(self._link.connected)
             state, leads = self.writer.state, self.writer.leads
-            expired = [name for name, p in self._parked.items() if time.monotonic() - p.since > POLL_S_MAX]
+            expired = [name for name, p in self._parked.items() if self._monotonic() - p.since > POLL_S_MAX]
             if not leads:
                 for worker in expired:
                     del self._parked[worker]
                 continue
             for worker in expired:
                 parked = self._parked[worker]
-                parked.since = time.monotonic()
+                parked.since = self._monotonic()
                 self.writer.offer(Item((), partial(self._tell_nothing, worker, parked)))
             for worker, silent_ms in self._liveness.silent(state.workers.values()):
                 self.writer.offer(Item([Silent(worker, silent_ms)], by="scheduler"))
             for worker in self._liveness.returned(state.workers.values()):
-                self.writer.offer(Item([Heard(worker)], by="scheduler"))
+                if worker in self._parked:  # one that does not poll gets nothing anyway
+                    self._due[worker] = None
+                    self.writer.poke()
             if state.delays and state.delays[0][0] <= self._clock():
                 self.writer.poke()
 

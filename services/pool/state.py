@@ -4,7 +4,11 @@ Nothing here grows with the number of queued tasks: an array keeps a cursor (`ne
 try, and the tasks that are with a worker. Ended jobs leave; the log, Postgres and the index of ids keep them.
 """
 
+import heapq
+from bisect import bisect_left, insort
 from collections import OrderedDict
+from collections.abc import Iterator
+from operator import attrgetter
 from typing import TypeAlias
 
 import msgspec
@@ -29,7 +33,9 @@ class Lease(msgspec.Struct):
 
 
 class Retry(msgspec.Struct):
-    """A task that waits for another try: the attempt it had last, under which lease, with whom; `due` in ms or 0."""
+    """A task that waits for another try: the attempt it had last, with whom; `due` in ms or 0. `lease`: under which
+    that worker may take it back, 0 when it may not.
+    """
 
     attempt: int
     lease: int
@@ -117,12 +123,54 @@ class Worker(msgspec.Struct):
         return kind in self.capacity.kinds and cpus <= self.capacity.cpus_milli and memory <= self.capacity.memory_bytes
 
 
+_order = attrgetter("order")
+
+
+class Queue:
+    """Queued jobs, first come first. One that comes back (a retry, a release) takes the place it had."""
+
+    def __init__(self) -> None:
+        self._jobs: OrderedDict[JobId, Job] = OrderedDict()
+        self._back: list[Job] = []  # by order; each is older than some job in `_jobs`
+
+    def add(self, job: Job) -> None:
+        """Put the job in its place, if it is not there."""
+        if job in self:
+            return
+        last = next(reversed(self._jobs.values()), None)
+        if last is None or last.order < job.order:
+            self._jobs[job.id] = job
+        else:
+            insort(self._back, job, key=_order)
+
+    def remove(self, job: Job) -> bool:
+        """Take the job out; whether it was there."""
+        if self._jobs.pop(job.id, None) is not None:
+            return True
+        found = job in self
+        if found:
+            del self._back[bisect_left(self._back, job.order, key=_order)]
+        return found
+
+    def __contains__(self, job: Job) -> bool:
+        at = bisect_left(self._back, job.order, key=_order)
+        return job.id in self._jobs or (at < len(self._back) and self._back[at] is job)
+
+    def __bool__(self) -> bool:
+        return bool(self._jobs or self._back)
+
+    def __iter__(self) -> Iterator[Job]:
+        if not self._back:
+            return iter(self._jobs.values())
+        return heapq.merge(self._back, self._jobs.values(), key=_order)
+
+
 class Shape:
     """The queued jobs that need the same of a machine, by priority, first come first."""
 
     def __init__(self, key: ShapeKey) -> None:
         self.key = key
-        self.queues: dict[int, OrderedDict[JobId, Job]] = {}
+        self.queues: dict[int, Queue] = {}
         self.stuck = False  # every idle worker has been tried since this shape's queue was last empty
 
     def __bool__(self) -> bool:
@@ -161,8 +209,8 @@ class Pool:
             shape = self.shapes[job.shape] = Shape(job.shape)
         queue = shape.queues.get(job.priority)
         if queue is None:
-            queue = shape.queues[job.priority] = OrderedDict()
-        queue[job.id] = job
+            queue = shape.queues[job.priority] = Queue()
+        queue.add(job)
         if not shape.stuck:
             self.fresh.add(job.shape)
 
@@ -170,13 +218,18 @@ class Pool:
         """Take the job out of its queue."""
         shape = self.shapes.get(job.shape)
         queue = shape.queues.get(job.priority) if shape else None
-        if shape is None or queue is None or queue.pop(job.id, None) is None:
+        if shape is None or queue is None or not queue.remove(job):
             return
         if not queue:
             del shape.queues[job.priority]
             if not shape:
                 del self.shapes[job.shape]
                 self.fresh.discard(job.shape)
+
+    def left(self, worker: Worker) -> None:
+        """The worker takes nothing now: what was kept for another machine may go to those that are idle."""
+        if not worker.takes:
+            self.fresh.update(self.shapes)
 
 
 class _Saved(msgspec.Struct):

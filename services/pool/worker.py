@@ -1,15 +1,16 @@
 """The rules of workers: sessions, reports, silence and draining. Pure.
 
 A worker has one session at a time; the newest supersedes. A report names leases; what it says of a task counts only
-while that lease is the task's current one, or while the task waits in the queue for its next try (it is then taken
-back). Everything else is late: recorded, without effect.
+while that lease is the task's current one, or while the task, given up as lost, waits in the queue for its next try
+(it is then taken back). Everything else is late: recorded, without effect.
 """
 
 from typing import TypeAlias
 
-from events.base import Runs, WorkerId, check_runs, expand, runs_of
+from events.base import JobId, Runs, WorkerId, check_runs, expand, holds, runs_of, size_of
 from events.job import JobFinished
-from events.protocol import Ended, Hello, Started
+from events.protocol import Ended, Hello, Report, Started
+from events.spec import COUNT_MAX
 from events.task import Detail, TasksLate, TasksReclaimed, TasksStarted
 from events.worker import (
     WorkerDrained,
@@ -22,11 +23,12 @@ from events.worker import (
     WorkerUnreachable,
 )
 from services.pool.commands import DrainWorker, Greet, Heard, Refused, Reported, Silent
-from services.pool.job import Ends, TaskFact
+from services.pool.job import BOUND_BYTES, FACT_BYTES, FACTS_BYTES_MAX, Ends, TaskFact
 from services.pool.state import SESSIONS_KEPT, Job, Lease, Pool, Worker
 
 UNREACHABLE_MS = 15_000
 LOST_MS = 60_000
+REPORTED_TASKS_MAX = 1_000_000
 
 WorkerFact: TypeAlias = (
     WorkerRegistered
@@ -51,10 +53,12 @@ def decide_greet(state: Pool, command: Greet, now: int) -> list[Fact]:
     if command.session in worker.past:
         raise Refused("superseded", "session", "a newer agent uses this worker's identity; stop one of the two")
     if worker.session != command.session:
-        kept = {held.lease: set(expand(held.tasks)) for held in hello.holding if _sound(state, worker, held.lease)}
+        kept = {held.lease: held.tasks for held in hello.holding if _sound(state, held.job, held.tasks)}
         ends = Ends(state, now)
         for number in worker.leases:
-            _give_up(state, ends, number, kept.get(number, set()), "the worker's agent was restarted")
+            if ends.bytes >= FACTS_BYTES_MAX:
+                return [*ends.finish()]  # the session opens when it says hello again and the rest is given up, too
+            _give_up(state, ends, number, kept.get(number, []), "the worker's agent was restarted")
         return [registered, *ends.finish(), *_reclaim_all(state, worker, hello)]
     facts: list[Fact] = []
     if worker.state != "ready":
@@ -65,39 +69,40 @@ def decide_greet(state: Pool, command: Greet, now: int) -> list[Fact]:
     return facts
 
 
-def _sound(state: Pool, worker: Worker, number: int) -> bool:
-    lease = state.leases.get(number)
-    return lease is not None and lease.worker == worker.id
+def _sound(state: Pool, job: JobId, tasks: Runs) -> bool:
+    return job in state.jobs and check_runs(tasks, state.jobs[job].count) is None
 
 
-def _give_up(state: Pool, ends: Ends, number: int, keep: set[int], reason: str) -> None:
+def _give_up(state: Pool, ends: Ends, number: int, keep: Runs, reason: str) -> None:
     lease = state.leases[number]
     job = state.jobs[lease.job]
-    gone = [index for index, holder in job.active.items() if holder == number and index not in keep]
+    gone = [index for index, holder in job.active.items() if holder == number and not holds(keep, index)]
     if gone:
         ends.add(job, lease, sorted(gone), "lost", 0, reason, [])
 
 
 def _reclaim_all(state: Pool, worker: Worker, hello: Hello) -> list[TasksReclaimed]:
+    """Take back what the worker holds and nobody else was given; what does not fit in the message is run again."""
     facts: list[TasksReclaimed] = []
     seen: set[int] = set()
+    room = FACTS_BYTES_MAX
     for held in hello.holding:
-        if held.lease not in seen:
-            seen.add(held.lease)
-            facts += _reclaim(state, worker, held.lease, held.job, held.tasks)
+        if held.lease in seen or room <= 0 or not _sound(state, held.job, held.tasks):
+            continue
+        seen.add(held.lease)
+        job = state.jobs[held.job]
+        waiting = sorted(
+            index for index in job.retry if holds(held.tasks, index) and _mine(job, index, held.lease, worker)
+        )
+        if waiting:
+            facts.append(_reclaim(job, waiting, held.lease, worker))
+            room -= FACT_BYTES + len(facts[-1].tasks) * BOUND_BYTES
     return facts
 
 
-def _reclaim(state: Pool, worker: Worker, number: int, job_id: str, tasks: Runs) -> list[TasksReclaimed]:
-    """Take back those tasks that wait for their next try since this very lease was given up."""
-    job = state.jobs.get(job_id)
-    if job is None or check_runs(tasks, job.count):
-        return []
-    waiting = [index for index in expand(tasks) if _mine(job, index, number, worker)]
-    if not waiting:
-        return []
-    first = job.retry.get(waiting[0]) or job.delayed[waiting[0]]
-    return [TasksReclaimed(job.id, runs_of(waiting), number, worker.id, first.attempt)]
+def _reclaim(job: Job, waiting: list[int], number: int, worker: Worker) -> TasksReclaimed:
+    """Take back `waiting`, which wait for their next try since this very lease was given up."""
+    return TasksReclaimed(job.id, runs_of(waiting), number, worker.id, job.retry[waiting[0]].attempt)
 
 
 def decide_report(state: Pool, command: Reported, now: int) -> list[Fact]:
@@ -110,6 +115,7 @@ def decide_report(state: Pool, command: Reported, now: int) -> list[Fact]:
         raise Refused("unknown_session", "session", "this session is not open; poll with a hello first")
     if report.sequence <= worker.reported:
         return []
+    _check_items(report)
     ends = Ends(state, now)
     facts: list[Fact] = [WorkerReported(worker.id, report.sequence)]
     for item in report.items:
@@ -120,9 +126,20 @@ def decide_report(state: Pool, command: Reported, now: int) -> list[Fact]:
     return [*facts, *ends.finish()]
 
 
+def _check_items(report: Report) -> None:
+    total = 0
+    for at, item in enumerate(report.items):
+        if why := check_runs(item.tasks, COUNT_MAX):
+            raise Refused("malformed", f"items[{at}].tasks", why)
+        total += size_of(item.tasks)
+    if total > REPORTED_TASKS_MAX:
+        detail = f"{total} tasks in one report; the limit is {REPORTED_TASKS_MAX}: send several reports"
+        raise Refused("malformed", "items", detail)
+
+
 def _item(state: Pool, worker: Worker, ends: Ends, item: Started | Ended) -> list[Fact]:
     job = state.jobs.get(item.job)
-    if job is None or check_runs(item.tasks, job.count):
+    if job is None or item.tasks[-1] >= job.count:
         return [TasksLate(item.job, item.tasks, item.lease, worker.id)]
     lease = state.leases.get(item.lease)
     if lease is not None and (lease.worker != worker.id or lease.job != job.id):
@@ -137,26 +154,23 @@ def _item(state: Pool, worker: Worker, ends: Ends, item: Started | Ended) -> lis
     current = ends.take(number, current)
     if len(current) < len(tasks):
         rest = [index for index in tasks if active.get(index) != number]
-        mine = [index for index in rest if _mine(job, index, number, worker)]
+        mine = ends.take(number, [index for index in rest if _mine(job, index, number, worker)])
         if mine:
-            back = _reclaim(state, worker, number, job.id, runs_of(mine))
-            mine = ends.take(number, mine)
-            lease = lease or Lease(number, job.id, worker.id, back[0].attempt, 0)
+            back = _reclaim(job, mine, number, worker)
+            ends.facts.append(back)
+            lease = lease or Lease(number, job.id, worker.id, back.attempt, 0)
             current = sorted(current + mine)
-            facts += back if mine else []
         late = [index for index in rest if not _mine(job, index, number, worker)]
         if late:
             facts.append(TasksLate(job.id, runs_of(late), number, worker.id))
     if current and lease is not None:
-        ends.facts += [fact for fact in facts if isinstance(fact, TasksReclaimed)]
-        facts = [fact for fact in facts if not isinstance(fact, TasksReclaimed)]
         ends.add(job, lease, current, item.end, item.code, item.reason, _details(item, tasks, current))
     return facts
 
 
 def _mine(job: Job, index: int, number: int, worker: Worker) -> bool:
-    retry = job.retry.get(index) or job.delayed.get(index)
-    return retry is not None and retry.lease == number and retry.worker == worker.id
+    retry = job.retry.get(index)
+    return retry is not None and retry.lease == number != 0 and retry.worker == worker.id
 
 
 def _details(item: Ended, tasks: list[int], current: list[int]) -> list[Detail]:
@@ -169,7 +183,7 @@ def _details(item: Ended, tasks: list[int], current: list[int]) -> list[Detail]:
 
 
 def _stop(state: Pool, worker: Worker, ends: Ends) -> None:
-    """Give up what the report of a leaving worker did not mention."""
+    """Give up what the report of a leaving worker did not mention; all of it, as a worker leaves with little."""
     for number in worker.leases:
         lease = state.leases[number]
         active = state.jobs[lease.job].active
@@ -189,8 +203,10 @@ def decide_silent(state: Pool, command: Silent, now: int) -> list[Fact]:
     ends = Ends(state, now)
     given_up = 0
     for number in worker.leases:
+        if ends.bytes >= FACTS_BYTES_MAX:
+            break
         if state.jobs[state.leases[number].job].lost_after_ms <= command.for_ms:
-            _give_up(state, ends, number, set(), f"nothing was heard of the worker for {command.for_ms // 1000} s")
+            _give_up(state, ends, number, [], f"nothing was heard of the worker for {command.for_ms // 1000} s")
             given_up += 1
     facts += ends.finish()
     if command.for_ms >= LOST_MS and given_up == len(worker.leases):
@@ -214,7 +230,7 @@ def decide_drain(state: Pool, command: DrainWorker) -> list[Fact]:
     return [WorkerDrained(worker.id) if command.on else WorkerUndrained(worker.id)]
 
 
-def stale(state: Pool, worker: WorkerId, hello: Hello) -> list[tuple[str, int]]:
+def stale_leases(state: Pool, worker: WorkerId, hello: Hello) -> list[tuple[str, int]]:
     """Of what a worker says it holds, the (job, lease) pairs that are no longer its own: it is to end them."""
     return [
         (held.job, held.lease)
@@ -247,6 +263,7 @@ def evolve_standing(
     names = {WorkerReturned: "ready", WorkerUnreachable: "unreachable", WorkerLost: "lost", WorkerStopped: "stopped"}
     worker.state = names[type(event)]
     state.freed.add(worker.id)
+    state.left(worker)
 
 
 def evolve_drained(state: Pool, event: WorkerDrained | WorkerUndrained, at: int) -> None:
@@ -255,3 +272,4 @@ def evolve_drained(state: Pool, event: WorkerDrained | WorkerUndrained, at: int)
     state.number += 1
     worker.drain_order = state.number
     state.freed.add(worker.id)
+    state.left(worker)

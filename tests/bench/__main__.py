@@ -9,7 +9,8 @@ import uvloop
 
 from tests.bench.benches import BENCHES, REPLAY_JOBS, WARM_UP, Measured, replay
 from tests.bench.figures import Figure, commit, machine, median, peer, quantile
-from tests.bench.hive import BenchFailed, hive
+from tests.bench.hive import hive
+from tests.system import SystemFailed
 
 
 async def measure(name: str, runs: int, count: int, python: str) -> Figure:
@@ -59,7 +60,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         figure = uvloop.run(measure(options.name, options.runs, options.count, options.peer))
-    except (BenchFailed, RuntimeError) as error:
+    except (SystemFailed, RuntimeError) as error:
         print(f"hivectl bench: {error}", file=sys.stderr)
         return 1
     if options.json:

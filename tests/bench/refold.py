@@ -12,7 +12,8 @@ from infra.folder import Folder
 from infra.link import Link
 from infra.nats_log import JetStreamLog
 from infra.nats_server import NatsServer
-from projections.board import Board, apply
+from projections.board import apply
+from projections.board_state import Board
 
 
 async def main(data: Path) -> None:
@@ -29,9 +30,8 @@ async def main(data: Path) -> None:
         async for batch in reader:
             for entry in batch:
                 message = catalog.decode(entry.data)
-                for event in message.events():
-                    apply(board, event, message.at, entry.position)
-                    events += 1
+                apply(board, message, entry.position)
+                events += sum(len(decision.events) for decision in message.decisions)
             if batch and batch[-1].position >= last:
                 break
         seconds = time.perf_counter() - start

@@ -15,7 +15,7 @@ from events.log import Conflict, Entry, LogUnavailable, Unsettled
 from infra.link import Link
 from infra.nats_log import APPEND_S, JetStreamLog
 from infra.nats_reader import AHEAD_MAX
-from tests.nats_support import linked, serving, until
+from tests.nats_support import eventually, linked, serving, until
 
 SUBJECT = "evt.pool.a"
 
@@ -134,9 +134,11 @@ async def test_closing_a_reader_ends_its_consumer(tmp_path: Path) -> None:
         async with aclosing(batches):
             assert await anext(batches) == []
             assert len(await consumers(link)) == 1
-        async with asyncio.timeout(10):
-            while await consumers(link):
-                await asyncio.sleep(0.005)
+
+        async def ended() -> bool:
+            return await consumers(link) == []
+
+        await eventually(ended, "the consumer is gone")
 
 
 async def test_a_closed_link_ends_its_readers(tmp_path: Path) -> None:
@@ -157,9 +159,11 @@ async def test_a_slow_caller_is_not_flooded(tmp_path: Path) -> None:
         for _ in range(total):
             await link.publish(SUBJECT, b"x")
         log = JetStreamLog(link)
-        async with asyncio.timeout(20):
-            while await log.last(SUBJECT) < total:
-                await asyncio.sleep(0.01)
+
+        async def stored() -> bool:
+            return await log.last(SUBJECT) == total
+
+        await eventually(stored, "all are stored")
         batches: Any = log.read(SUBJECT, 1)
         async with aclosing(batches):
             first = await anext(batches)

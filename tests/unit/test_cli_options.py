@@ -32,7 +32,16 @@ def test_what_is_not_a_size(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("90", 90), ("90s", 90), ("5m", 300), ("2h", 7200), ("1h30m", 5400), ("250ms", 0.25), ("1.5h", 5400), ("2D", 172800)],
+    [
+        ("90", 90),
+        ("90s", 90),
+        ("5m", 300),
+        ("2h", 7200),
+        ("1h30m", 5400),
+        ("250ms", 0.25),
+        ("1.5h", 5400),
+        ("2D", 172800),
+    ],
 )
 def test_durations(text: str, expected: float) -> None:
     assert parse_duration(text) == pytest.approx(expected)

@@ -16,7 +16,8 @@ def outputs(mode: str = "text") -> tuple[Output, io.StringIO, io.StringIO]:
 
 
 @pytest.mark.parametrize(
-    ("count", "expected"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 * 1024**4, "3.0 TiB"), (5 * 1024**5, "5120.0 TiB")]
+    ("count", "expected"),
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 * 1024**4, "3.0 TiB"), (5 * 1024**5, "5120.0 TiB")],
 )
 def test_sizes(count: int, expected: str) -> None:
     assert format.size(count) == expected
@@ -43,7 +44,8 @@ def test_control_characters_are_shown_not_sent() -> None:
     output.table(["NAME"], [["\x1b[2Jgone"]])
     output.facts([("name", "a\nb")])
     assert "\x1b" not in out.getvalue()
-    assert "\\x1b[2Jgone" in out.getvalue() and "a\\nb" in out.getvalue()
+    assert "\\x1b[2Jgone" in out.getvalue()
+    assert "a\\nb" in out.getvalue()
 
 
 def test_a_failure_is_what_and_remedy_on_standard_error() -> None:
@@ -87,10 +89,12 @@ def test_progress_without_a_terminal_is_a_line_a_tenth() -> None:
             bar.update(done)
     lines = err.getvalue().splitlines()
     assert len(lines) == 11
-    assert lines[0] == "  index  0/100" and lines[-1] == "  index  100/100"
+    assert lines[0] == "  index  0/100"
+    assert lines[-1] == "  index  100/100"
 
 
 def test_a_terminal_that_knows_few_characters_gets_question_marks() -> None:
     raw = io.BytesIO()
-    Output("text", io.TextIOWrapper(raw, encoding="ascii"), io.StringIO()).line("naïve")
+    terminal = io.TextIOWrapper(raw, encoding="ascii")
+    Output("text", terminal, io.StringIO()).line("naïve")
     assert raw.getvalue() == b"na?ve\n"

@@ -5,9 +5,11 @@ import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 
-def sources(root):
+def sources(root: str) -> Iterator[str]:
     """Paths of the files below `root`, in order."""
     for folder, folders, files in os.walk(root):
         folders.sort()
@@ -15,9 +17,10 @@ def sources(root):
             yield os.path.join(folder, name)
 
 
-def names_in(tree):
+def names_in(tree: ast.AST) -> tuple[Counter[str], list[tuple[str, int]]]:
     """Names that a file uses, counted, and those it defines, with their lines."""
-    uses, defined = Counter(), []
+    uses: Counter[str] = Counter()
+    defined: list[tuple[str, int]] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             uses[node.id] += 1
@@ -28,9 +31,11 @@ def names_in(tree):
     return uses, defined
 
 
-def main():
+def main() -> None:
     """Index everything; files that this Python cannot parse are counted by their lines alone."""
-    files, uses, definitions = [], Counter(), {}
+    files: list[dict[str, Any]] = []
+    uses: Counter[str] = Counter()
+    definitions: dict[str, list[str]] = {}
     for path in sources("src"):
         with open(path, "rb") as file:
             data = file.read()

@@ -3,13 +3,16 @@
 import json
 import os
 from collections import Counter
+from typing import Any
 
 SHOWN = 10
 
 
-def main():
+def main() -> None:
     """Merge, write, summarise. The last line is JSON, for whoever reads on."""
-    files, uses, definitions = [], Counter(), {}
+    files: list[dict[str, Any]] = []
+    uses: Counter[str] = Counter()
+    definitions: dict[str, list[str]] = {}
     parts = 0
     for folder, _, names in sorted(os.walk("parts")):
         for name in sorted(names):

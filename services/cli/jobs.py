@@ -1,0 +1,225 @@
+"""`jobs`, and `job show|tasks|cancel|logs`."""
+
+import asyncio
+import shlex
+import time
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from projections.rows import JobState, TaskState
+from services.cli import format
+from services.cli.context import Context, command
+from services.cli.failure import Exit
+from services.cli.find import find_job
+from services.cli.options import PAIR
+
+if TYPE_CHECKING:
+    from web.schema import Job, Task
+
+LIMIT = 50
+LIMIT_MAX = 1000
+NAME_COLUMNS = 40
+JOB_HEADS = ("JOB", "STATE", "DONE", "FAILED", "PRIORITY", "AGE", "NAME")
+TASK_HEADS = ("TASK", "STATE", "TRY", "WORKER", "END", "CODE", "TIME", "CPU", "MEMORY", "REASON")
+
+
+@command("jobs")
+@click.option("--state", multiple=True, type=click.Choice(get_args(JobState)), help="Only jobs in this state.")
+@click.option("--kind", type=click.Choice(("process", "container", "noop")), help="Only jobs of this kind.")
+@click.option("--name", help="Only jobs with this name.")
+@click.option("--label", type=PAIR, multiple=True, metavar="K=V", help="Only jobs with this label.")
+@click.option("--limit", type=click.IntRange(1, LIMIT_MAX), default=LIMIT, show_default=True)
+@click.option("--cursor", default="", help="Go on where a page of --json said `next`.")
+def jobs(context: Context, limit: int, cursor: str, **only: Any) -> None:
+    """List jobs, newest first."""
+    asyncio.run(_jobs(context, limit, cursor, only))
+
+
+async def _jobs(context: Context, limit: int, cursor: str, only: dict[str, Any]) -> None:
+    output = context.output
+    async with context.client() as hive:
+        page = await hive.jobs(
+            state=list(only["state"]),
+            kind=only["kind"] or "",
+            name=only["name"] or "",
+            labels=dict(only["label"]),
+            cursor=cursor,
+            limit=limit,
+        )
+    if output.mode == "json":
+        output.document(page)
+    elif output.mode == "quiet":
+        for job in page.jobs:
+            output.line(job.job)
+    else:
+        now = time.time()
+        output.table(JOB_HEADS, [_job_row(job, now) for job in page.jobs], state=1)
+        if page.next:
+            output.note(f"there are more: --cursor {shlex.quote(page.next)}, or --limit up to {LIMIT_MAX}")
+
+
+def _job_row(job: "Job", now: float) -> tuple[str, ...]:
+    done = job.succeeded + job.failed + job.cancelled
+    return (
+        job.job,
+        job.state,
+        f"{done}/{job.count}",
+        str(job.failed or ""),
+        str(job.priority),
+        format.ago(job.submitted_at, now),
+        format.shorten(job.name or shlex.join(job.command), NAME_COLUMNS),
+    )
+
+
+@click.group("job")
+def job() -> None:
+    """Look at one job, follow it, cancel it."""
+
+
+@command("show")
+@click.argument("job")
+def show(context: Context, job: str) -> None:
+    """Everything about a job."""
+    asyncio.run(_show(context, job))
+
+
+async def _show(context: Context, prefix: str) -> None:
+    output = context.output
+    async with context.client() as hive:
+        found = await hive.job(await find_job(hive, prefix))
+    if output.mode == "json":
+        output.document(found)
+    elif output.mode == "quiet":
+        output.line(found.state)
+    else:
+        output.facts(job_facts(found))
+
+
+def job_facts(job: "Job") -> list[tuple[str, str]]:
+    """A job as names and values."""
+    counts = {"queued": job.queued, "leased": job.leased, "running": job.running}
+    counts |= {"succeeded": job.succeeded, "failed": job.failed, "cancelled": job.cancelled}
+    tasks = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
+    needs = f"{job.cpus:g} CPU" + (f", {format.size(job.memory)}" if job.memory else "")
+    return [
+        ("job", job.job),
+        ("name", job.name),
+        ("state", job.state),
+        ("reason", job.reason),
+        ("tasks", f"{format.count(job.count, 'task')}: {tasks}"),
+        ("command", shlex.join(job.command)),
+        ("image", job.image),
+        ("kind", job.kind),
+        ("needs", needs),
+        ("priority", str(job.priority)),
+        ("labels", ", ".join(f"{name}={value}" for name, value in job.labels.items())),
+        ("env", ", ".join(job.env)),
+        ("cwd", job.cwd),
+        ("after", ", ".join(job.after)),
+        ("inputs", ", ".join(file.path for file in job.inputs)),
+        ("results", ", ".join(job.results)),
+        ("submitted", format.clock(job.submitted_at)),
+        ("finished", format.clock(job.finished_at) if job.finished_at else ""),
+        ("position", job.position),
+    ]
+
+
+@command("tasks")
+@click.argument("job")
+@click.option("--state", type=click.Choice(get_args(TaskState)), help="Only tasks in this state.")
+@click.option("--after", type=int, default=-1, help="Only tasks with a higher number.")
+@click.option("--limit", type=click.IntRange(1, LIMIT_MAX), default=LIMIT_MAX, show_default=True)
+def tasks(context: Context, job: str, state: str | None, after: int, limit: int) -> None:
+    """The tasks of a job: where each ran, how it ended, what it used."""
+    asyncio.run(_tasks(context, job, state or "", after, limit))
+
+
+async def _tasks(context: Context, prefix: str, state: str, after: int, limit: int) -> None:
+    output = context.output
+    async with context.client() as hive:
+        page = await hive.tasks(await find_job(hive, prefix), state=state, after=after, limit=limit)
+    if output.mode == "json":
+        output.document(page)
+    elif output.mode == "quiet":
+        for task in page.tasks:
+            output.line(str(task.index))
+    else:
+        output.table(TASK_HEADS, [_task_row(task) for task in page.tasks], state=1)
+        if page.next is not None:
+            output.note(f"there are more: --after {page.next}")
+
+
+def _task_row(task: "Task") -> tuple[str, ...]:
+    detail = task.detail
+    ended = bool(task.end)
+    return (
+        str(task.index),
+        task.state,
+        str(task.attempt or ""),
+        task.worker,
+        task.end,
+        str(task.code) if ended else "",
+        format.span(detail.wall_ms / 1000) if detail else "",
+        format.span(detail.cpu_ms / 1000) if detail else "",
+        format.size(detail.memory_peak) if detail and detail.memory_peak else "",
+        task.reason,
+    )
+
+
+@command("cancel")
+@click.argument("job")
+@click.option("--reason", default="", help="Why, for people.")
+def cancel(context: Context, job: str, reason: str) -> None:
+    """Cancel a job: what waits is dropped, what runs is told to stop."""
+    asyncio.run(_cancel(context, job, reason))
+
+
+async def _cancel(context: Context, prefix: str, reason: str) -> None:
+    output = context.output
+    async with context.client() as hive:
+        found = await find_job(hive, prefix)
+        done = await hive.cancel(found, reason=reason)
+    if output.mode == "json":
+        output.document(done)
+    elif done.existing:
+        output.note(f"{found} had ended or was being cancelled already")
+    else:
+        output.note(f"{found} is being cancelled")
+
+
+@command("logs", listing=False)
+@click.argument("job")
+@click.option(
+    "--task", "index", type=click.IntRange(0), default=None, help="Only this task's [all, one after another]."
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
+@click.option(
+    "--stream",
+    type=click.Choice(("both", "stdout", "stderr")),
+    default="both",
+    show_default=True,
+    help="Which of them.",
+)
+def logs(context: Context, job: str, index: int | None, follow: bool, stream: str) -> int:
+    """What a job's tasks wrote, byte for byte: standard output and standard error each to its own."""
+    return asyncio.run(_logs(context, job, index, follow, stream))
+
+
+async def _logs(context: Context, prefix: str, index: int | None, follow: bool, stream: str) -> int:
+    from services.cli.logs import copy_output
+
+    async with context.client() as hive:
+        found = await hive.job(await find_job(hive, prefix))
+        indexes = range(found.count) if index is None else [index]
+        for one in indexes:
+            await copy_output(context.output, hive, found.job, one, follow=follow, stream=stream)
+    return Exit.OK
+
+
+job.add_command(show)
+job.add_command(tasks)
+job.add_command(cancel)
+job.add_command(logs)
+
+COMMANDS = {"jobs": jobs, "job": job}

@@ -1,0 +1,16 @@
+"""Copies what tasks wrote to this terminal."""
+
+from typing import TYPE_CHECKING
+
+from services.cli.output import Output
+
+if TYPE_CHECKING:
+    from web.client import AsyncHive
+
+
+async def copy_output(
+    output: Output, hive: "AsyncHive", job: str, index: int, *, follow: bool, stream: str = "both"
+) -> None:
+    """Write the output of one task's latest attempt, until its end when `follow`."""
+    async for piece in hive.logs(job, index, follow=follow, stream=stream):
+        output.raw(piece.data, piece.stream)

@@ -1,0 +1,139 @@
+"""`submit`: hand in a job; with --wait, stay until it has ended."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from events.spec import BadSpec, Input, JobSpec, check_spec
+from services.cli import format, hints, options
+from services.cli.context import Context, command
+from services.cli.failure import Exit, Failure
+from services.cli.find import find_job
+from services.cli.options import DURATION, INPUT, PAIR, RETRY, SIZE
+from services.cli.wait import wait
+
+if TYPE_CHECKING:
+    from web.client import AsyncHive
+
+UPLOADS_MAX = 8
+
+
+@command("submit", context_settings={"allow_interspersed_args": False})
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND...")
+@click.option("--name", default="", help="A name for people.")
+@click.option("--count", type=int, default=1, show_default=True, help="Tasks; each has HIVE_INDEX in its environment.")
+@click.option("--cpus", type=float, default=1.0, show_default=True, help="CPUs a task needs; may be a fraction.")
+@click.option("--memory", type=SIZE, default=0, help="Memory a task may use, such as 512MB or 2GiB [no limit].")
+@click.option("--time-limit", type=DURATION, default=0.0, help="A task ends after this: 90s, 5m, 2h [never].")
+@click.option("--priority", type=int, default=5, show_default=True, help="1 to 10; higher goes first.")
+@click.option("--env", type=PAIR, multiple=True, metavar="K=V", help="For the tasks' environment; repeatable.")
+@click.option("--label", type=PAIR, multiple=True, metavar="K=V", help="To find the job by; repeatable.")
+@click.option("--cwd", default="", metavar="DIR", help="Folder to run in, below the task's own folder.")
+@click.option("--after", multiple=True, metavar="JOB", help="Run only when this job has succeeded; repeatable.")
+@click.option(
+    "--input", "inputs", type=INPUT, multiple=True, metavar="PATH[=NAME]", help="Upload a file for the tasks."
+)
+@click.option("--result", "results", multiple=True, metavar="PATH", help="Keep what a task leaves here; repeatable.")
+@click.option("--image", default="", help="Run in a container of this image, where a worker has an engine.")
+@click.option(
+    "--retries", type=int, default=None, metavar="N", help="Tries after a task failed by itself: exit, oom or timeout."
+)
+@click.option(
+    "--retry", type=RETRY, multiple=True, metavar="CAUSE=N", help=f"By cause: {', '.join(options.RETRY_CAUSES)}."
+)
+@click.option("--idempotency-key", default="", metavar="KEY", help="The same key never makes two jobs.")
+@click.option("--wait", "waits", is_flag=True, help="Stay until it has ended, and show its output.")
+def submit(context: Context, words: tuple[str, ...], waits: bool, idempotency_key: str, **asked: Any) -> int:
+    """Hand in a job that runs COMMAND; prints its id.
+
+    With --wait the exit code is that of the task; of an array: 0 when every task succeeded, else 1.
+
+    \b
+    Examples:
+      hivectl submit --wait -- echo hello
+      hivectl submit --count 100 --cpus 0.5 -- python3 -c 'import os; print(os.environ["HIVE_INDEX"])'
+      hivectl submit --input data.csv --result out.csv -- sh -c 'sort data.csv > out.csv'
+    """
+    return asyncio.run(_submit(context, words, waits, idempotency_key, asked))
+
+
+async def _submit(context: Context, words: tuple[str, ...], waits: bool, key: str, asked: dict[str, Any]) -> int:
+    spec = spec_of(words, asked)
+    _check(spec)
+    async with context.client() as hive:
+        files = await _upload(context, hive, asked["inputs"])
+        after = [await find_job(hive, prefix) for prefix in asked["after"]]
+        spec = spec_of(words, asked, files, after)
+        _check(spec)
+        submitted = await hive.submit_spec(spec, idempotency_key=key)
+        output = context.output
+        if submitted.existing:
+            output.note(f"{submitted.job} was handed in before with this idempotency key")
+        if waits:
+            return await wait(context, hive, submitted.job, spec.count)
+    if output.mode == "json":
+        output.document(submitted)
+    else:
+        output.line(submitted.job)
+        output.note(f"follow it: {hints.invocation(context.folder())} job logs -f {submitted.job}")
+    return Exit.OK
+
+
+def spec_of(
+    words: tuple[str, ...], asked: dict[str, Any], files: list[Input] | None = None, after: list[str] | None = None
+) -> JobSpec:
+    """The job asked for; inputs that are not uploaded yet have no digest."""
+    return JobSpec(
+        command=list(words),
+        image=asked["image"],
+        count=asked["count"],
+        name=asked["name"],
+        labels=dict(asked["label"]),
+        env=dict(asked["env"]),
+        cwd=asked["cwd"],
+        priority=asked["priority"],
+        cpus=asked["cpus"],
+        memory=asked["memory"],
+        time_limit=asked["time_limit"],
+        retries=options.retries(asked["retries"], asked["retry"]),
+        after=after or [],
+        inputs=files or [],
+        results=list(asked["results"]),
+    )
+
+
+_OPTION_OF = {"command": "COMMAND", "env": "--env", "labels": "--label", "inputs": "--input", "results": "--result"}
+
+
+def _check(spec: JobSpec) -> None:
+    """What the hive would refuse is refused here, before anything is uploaded, in terms of the options."""
+    try:
+        check_spec(spec)
+    except BadSpec as error:
+        head = error.field.replace("[", ".").split(".")[0]
+        option = _OPTION_OF.get(head, "--" + head.replace("_", "-"))
+        raise Failure(f"{option}: {error.detail}", "hivectl submit --help", Exit.USAGE) from error
+
+
+async def _upload(context: Context, hive: "AsyncHive", inputs: tuple[tuple[str, str], ...]) -> list[Input]:
+    """Upload the files, a few at a time."""
+    for path, _ in inputs:
+        if not Path(path).is_file():
+            raise Failure(f"--input: {path} is not a file", "name an existing file, PATH or PATH=NAME", Exit.USAGE)
+    turn = asyncio.Semaphore(UPLOADS_MAX)
+
+    async def one(path: str, name: str) -> Input:
+        async with turn:
+            stored = await hive.upload(Path(path))
+        return Input(name, digest=stored.digest)
+
+    files = await asyncio.gather(*(one(path, name) for path, name in inputs))
+    if files:
+        sizes = sum(Path(path).stat().st_size for path, _ in inputs)
+        context.output.note(f"uploaded {format.count(len(files), 'file')}, {format.size(sizes)}")
+    return list(files)
+
+
+COMMANDS = {"submit": submit}

@@ -1,0 +1,78 @@
+"""Stays with a job until it has ended: its output as it comes, then how it ended."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from services.cli import format, hints
+from services.cli.context import Context
+from services.cli.failure import Exit
+from services.cli.logs import copy_output
+
+if TYPE_CHECKING:
+    from web.client import AsyncHive
+    from web.schema import Job
+
+SHELL_CODE_MAX = 255
+SIGNAL_BASE = 128
+LOOK_S = 0.3
+FAILED_SHOWN_MAX = 5
+
+
+async def wait(context: Context, hive: "AsyncHive", job: str, count: int) -> int:
+    """Show the job's output until it has ended; the exit code for it. Ctrl-C leaves the job alone and says so."""
+    try:
+        if count == 1:
+            await copy_output(context.output, hive, job, 0, follow=True)
+        else:
+            await _watch(context, hive, job, count)
+        ended = await hive.wait(job)
+    except asyncio.CancelledError:
+        hivectl = hints.invocation(context.folder())
+        context.output.note(f"\n{job} goes on without you")
+        context.output.note(f"  follow it: {hivectl} job logs -f {job}")
+        context.output.note(f"  cancel it: {hivectl} job cancel {job}")
+        raise
+    return await _conclude(context, hive, ended)
+
+
+async def _watch(context: Context, hive: "AsyncHive", job: str, count: int) -> None:
+    """An array's progress; the output of so many tasks would be noise."""
+    with context.output.progress(job, count) as bar:
+        while True:
+            seen = await hive.job(job)
+            done = seen.succeeded + seen.failed + seen.cancelled
+            bar.update(done, f"{seen.running} running" + (f", {seen.failed} failed" if seen.failed else ""))
+            if seen.finished_at:
+                return
+            if seen.state == "held":
+                bar.update(done, f"held: {seen.reason}")
+            await asyncio.sleep(LOOK_S)
+
+
+async def _conclude(context: Context, hive: "AsyncHive", job: "Job") -> int:
+    """Say how it ended, unless it is well and single; the exit code."""
+    output = context.output
+    if output.mode == "json":
+        output.document(job)
+    if job.state == "succeeded":
+        if job.count > 1:
+            output.note(f"{job.job} succeeded: {format.count(job.count, 'task')}")
+        return Exit.OK
+    output.note(f"{job.job} {job.state}" + (f": {job.reason}" if job.reason else ""))
+    if job.count > 1 and job.failed:
+        page = await hive.tasks(job.job, state="failed", limit=FAILED_SHOWN_MAX)
+        shown = ", ".join(str(task.index) for task in page.tasks)
+        output.note(
+            f"  failed: {shown}{', ...' if job.failed > FAILED_SHOWN_MAX else ''}; see `hivectl job tasks {job.job}`"
+        )
+    return await _code(hive, job) if job.count == 1 else Exit.JOB_FAILED
+
+
+async def _code(hive: "AsyncHive", job: "Job") -> int:
+    """The one task's own code, as a shell would give it: 128 + n when signal n ended it."""
+    page = await hive.tasks(job.job, limit=1)
+    task = page.tasks[0] if page.tasks else None
+    if task is None or task.end != "exit" or task.code == 0:
+        return Exit.JOB_FAILED
+    code = SIGNAL_BASE - task.code if task.code < 0 else task.code
+    return code if code <= SHELL_CODE_MAX else Exit.JOB_FAILED

@@ -1,0 +1,256 @@
+"""A real API for tests, served on a port of its own: nats-server, the pool's service, the projector, blobs, outputs,
+and, when asked for, Postgres. `Crew` is a worker that ends every task at once, over NATS like any other.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from events import protocol
+from events.base import expand, runs_of, size_of
+from events.protocol import Cancel, Ended, Hello, Orders, Poll, Report, Run
+from events.task import Detail
+from events.worker import Capacity
+from infra import nkey
+from infra.blobs import Blobs
+from infra.database import Database
+from infra.disk import DiskGuard
+from infra.folder import Folder
+from infra.index import Index
+from infra.link import Link, LinkTimeout
+from infra.nats_log import JetStreamLog
+from infra.nats_server import NatsServer
+from infra.outputs import Outputs
+from infra.postgres import Postgres
+from infra.sealing import Sealer
+from infra.tickets import Tickets
+from infra.turn import BeaconTurn
+from services.pool.client import PoolClient
+from services.pool.orders import OrderBook
+from services.pool.service import PoolService
+from services.pool.snapshots import PoolSnapshots
+from services.projector import Projector
+from services.reads import Reads
+from tests.nats_support import linked, serving
+from web.app import create_app
+from web.core import Core, Enrolled
+from web.server import Server
+
+POOL = "default"
+
+
+@dataclass
+class Api:
+    """A served API and its parts."""
+
+    core: Core
+    server: Server
+    nats: NatsServer
+    link: Link
+    folder: Folder
+    http: aiohttp.ClientSession
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.port}"
+
+    @property
+    def key(self) -> str:
+        return self.core.admin_key
+
+    async def ask(self, method: str, path: str, **more: Any) -> tuple[int, Any]:
+        """Status and decoded body of a request with the admin key."""
+        async with self.http.request(method, self.url + path, **more) as answer:
+            body = await answer.read()
+            return answer.status, await answer.json(content_type=None) if body else None
+
+    @contextlib.asynccontextmanager
+    async def crew(self, **more: Any) -> AsyncGenerator["Crew"]:
+        """A worker that works while the block runs."""
+        seed = nkey.new_user_seed()
+        status, answer = await self.ask(
+            "POST", "/v1/workers", json={"public_key": nkey.public_of(seed), "name": "crew"}
+        )
+        assert status == 201, answer
+        worker = answer["worker"]
+        link = await Link.open(self.nats.url, seed, worker, f"_INBOX_{worker}")
+        crew = Crew(link, worker, **more)
+        task = asyncio.create_task(crew.run())
+        try:
+            yield crew
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await link.close()
+
+
+@contextlib.asynccontextmanager
+async def api(root: Path, *, tables: bool = False, **changes: Any) -> AsyncGenerator[Api]:
+    """A served API; `changes` replace fields of its Core."""
+    folder = Folder(root)
+    folder.directory()
+    async with AsyncExitStack() as exits:
+        nats = await exits.enter_async_context(serving(root))
+        link = await exits.enter_async_context(linked(nats, make_streams=True))
+        database = None
+        if tables:
+            postgres = Postgres(root)
+            exits.push_async_callback(postgres.stop)
+            await postgres.start()
+            database = Database(postgres.dsn)
+            exits.push_async_callback(database.close)
+        log, outputs = JetStreamLog(link), Outputs(folder.path("outputs"))
+        projector = Projector(log, database, folder.directory("snapshots"))
+        service = await _pool(exits, folder, link, log, outputs)
+        running = [asyncio.create_task(projector.run()), asyncio.create_task(service.run())]
+        exits.push_async_callback(_end, running)
+        core = replace(_core(folder, nats, link, log, projector, Reads(projector, database), outputs), **changes)
+        server = Server(create_app(core), "127.0.0.1", 0)
+        await server.start()
+        exits.push_async_callback(server.stop)
+        headers = {"Authorization": f"Bearer {core.admin_key}"}
+        http = await exits.enter_async_context(aiohttp.ClientSession(headers=headers))
+        await projector.wait_caught_up()
+        yield Api(core, server, nats, link, folder, http)
+
+
+async def _end(tasks: list["asyncio.Task[None]"]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _pool(exits: AsyncExitStack, folder: Folder, link: Link, log: JetStreamLog, outputs: Outputs) -> PoolService:
+    index = Index(folder.directory("index") / "pool.sqlite")
+    exits.callback(index.close)
+    turn = BeaconTurn(link, f"pool.{POOL}", "test")
+    await turn.start()
+    exits.push_async_callback(turn.stop)
+    return PoolService(
+        link,
+        log,
+        POOL,
+        book=OrderBook(Sealer(folder.data_key()), Tickets(folder.ticket_key())),
+        index=index,
+        outputs=outputs,
+        snapshots=PoolSnapshots(folder.path("snapshots"), POOL),
+        turn=turn,
+        name="test",
+        version="test",
+    )
+
+
+def _core(
+    folder: Folder,
+    nats: NatsServer,
+    link: Link,
+    log: JetStreamLog,
+    projector: Projector,
+    reads: Reads,
+    outputs: Outputs,
+) -> Core:
+    async def enrol(name: str, public_key: str) -> Enrolled:
+        worker = nkey.worker_id_of(public_key)
+        await nats.add_worker(worker, public_key)
+        return Enrolled(worker, POOL, nats.url)
+
+    async def forget(worker: str) -> bool:
+        return bool(await nats.remove_worker(worker))
+
+    disk = DiskGuard(folder.root, 0, 0)
+    return Core(
+        pool=POOL,
+        version="test",
+        admin_key=folder.admin_key(),
+        ask=PoolClient(link, POOL),
+        reads=reads,
+        projector=projector,
+        log=log,
+        blobs=Blobs(folder.directory("blobs")),
+        outputs=outputs,
+        sealer=Sealer(folder.data_key()),
+        tickets=Tickets(folder.ticket_key()),
+        enrol=enrol,
+        forget=forget,
+        disk=lambda: disk,
+    )
+
+
+class Crew:
+    """A worker that ends each task as soon as it gets it, as `ends` says of its number."""
+
+    def __init__(
+        self,
+        link: Link,
+        worker: str,
+        capacity: Capacity = Capacity(64_000, 2**36),
+        ends: Callable[[Run, int], int] = lambda run, index: 0,
+        detail: Callable[[Run, int], Detail] | None = None,
+    ) -> None:
+        self.link, self.worker, self.capacity, self.ends, self.detail = link, worker, capacity, ends, detail
+        self.orders: list[Run] = []
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self._reports: asyncio.Queue[Run] = asyncio.Queue()
+
+    async def run(self) -> None:
+        """Poll and report until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._poll())
+            group.create_task(self._report())
+
+    async def _poll(self) -> None:
+        hello: Hello | None = Hello("boot", self.capacity, "test", "nonce")
+        last = 0
+        for sequence in itertools.count(1):
+            poll = Poll("session", sequence, last, ahead=200, hello=hello)
+            try:
+                reply = await self.link.request(f"req.{POOL}.{self.worker}.next", protocol.pack(poll), 65.0)
+            except LinkTimeout:
+                continue
+            answer = protocol.poll_answer_of(reply.data)
+            assert isinstance(answer, Orders), answer
+            hello = None
+            for order in answer.orders:
+                last = max(last, order.number)
+                if isinstance(order, Run):
+                    self.orders.append(order)
+                    self._reports.put_nowait(order)
+                elif isinstance(order, Cancel):
+                    continue
+
+    async def _report(self) -> None:
+        for sequence in itertools.count(1):
+            runs = [await self._reports.get()]
+            await self.hold.wait()
+            while not self._reports.empty() and len(runs) < 200:
+                runs.append(self._reports.get_nowait())
+            items = [item for run in runs for item in self._ended(run)]
+            report = protocol.pack(Report("session", sequence, items))
+            reply = await self.link.request(f"req.{POOL}.{self.worker}.report", report, 20.0)
+            answer = protocol.report_answer_of(reply.data)
+            assert isinstance(answer, protocol.Recorded), answer
+
+    def _ended(self, run: Run) -> list[Ended]:
+        if self.detail is None and size_of(run.tasks) > 1 and all(not self.ends(run, i) for i in expand(run.tasks)):
+            return [Ended(run.number, run.job, run.tasks)]
+        details = self.detail
+        return [
+            Ended(
+                run.number,
+                run.job,
+                runs_of([index]),
+                "exit",
+                self.ends(run, index),
+                "",
+                [details(run, index)] if details else [],
+            )
+            for index in expand(run.tasks)
+        ]

@@ -1,0 +1,119 @@
+"""Requests with bounded retries: what is asked twice does no harm, since every request here is idempotent.
+
+Submissions carry an Idempotency-Key; the rest says how things are to be.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import aiohttp
+
+from web.client.errors import HiveError, Unavailable, of_answer
+
+TRY_S_MAX = 60.0
+"""How long a request is tried again while the hive is away; a submission still counts once."""
+PAUSE_S_MIN, PAUSE_S_MAX = 0.05, 2.0
+ANSWER_S = 90.0
+SILENCE_S = 45.0
+"""A stream says something every 15 s; after three times that it is taken for broken."""
+CONNECT_S = 5.0
+CONNECTIONS_MAX = 64
+
+Body: TypeAlias = bytes | Callable[[], Any]
+"""Bytes, or what makes a fresh body for each try."""
+Query: TypeAlias = list[tuple[str, str]]
+
+BROKEN = (aiohttp.ClientError, ConnectionError, asyncio.IncompleteReadError, TimeoutError)
+
+
+class Http:
+    """One hive's API, over kept connections."""
+
+    def __init__(self, url: str, key: str, try_s: float) -> None:
+        self.url, self._try_s = url.rstrip("/"), try_s
+        self._headers = {"Authorization": f"Bearer {key}"}
+        self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The connections, made when first needed."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                headers=self._headers,
+                connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, keepalive_timeout=30),
+                timeout=aiohttp.ClientTimeout(total=ANSWER_S, sock_connect=CONNECT_S),
+                auto_decompress=False,
+            )
+        return self._session
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        query: Query | None = None,
+        body: Body | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """The body of a good answer. Raises HiveError."""
+        retry = Retry(self._try_s, self.url)
+        while True:
+            try:
+                data = body() if callable(body) else body
+                request = self.session.request(method, self.url + path, params=query, data=data, headers=headers)
+                async with request as answer:
+                    content = await answer.read()
+                    if answer.status < 400:
+                        return content
+                    error = of_answer(answer.status, content)
+                    after = answer.headers.get("Retry-After", "")
+            except BROKEN as trouble:
+                error, after = unreachable(self.url, trouble), ""
+            await retry.pause(error, after)
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, query: Query | None = None, headers: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
+        """An answer that goes on for long; one try. Raises HiveError, or one of BROKEN while it is read."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
+        async with self.session.get(self.url + path, params=query, headers=headers, timeout=timeout) as answer:
+            if answer.status >= 400:
+                raise of_answer(answer.status, await answer.read())
+            yield answer
+
+
+class Retry:
+    """Pauses between tries, growing and with jitter, until the time is over."""
+
+    def __init__(self, try_s: float, url: str) -> None:
+        self._until, self._pause, self._url = time.monotonic() + try_s, PAUSE_S_MIN, url
+        self._try_s = try_s
+
+    def again(self) -> None:
+        """It went well: count from here again."""
+        self._until, self._pause = time.monotonic() + self._try_s, PAUSE_S_MIN
+
+    async def pause(self, error: HiveError, after: str = "") -> None:
+        """Wait before the next try. Raises `error` when there is to be none."""
+        left = self._until - time.monotonic()
+        if not isinstance(error, Unavailable) or left <= 0:
+            raise error
+        pause = min(float(after), PAUSE_S_MAX) if after.isdecimal() else self._pause
+        self._pause = min(self._pause * 2, PAUSE_S_MAX)
+        await asyncio.sleep(min(random.uniform(0.5, 1.0) * pause, left))
+
+
+def unreachable(url: str, trouble: BaseException) -> Unavailable:
+    """The error of a connection that failed or broke."""
+    why = str(trouble) or type(trouble).__name__
+    return Unavailable(f"no hive answers at {url} ({why})", remedy="is it running? `hivectl up` starts one")

@@ -1,0 +1,277 @@
+"""Jobs: submit, list, show, cancel, and the results they left."""
+
+import secrets
+from typing import Annotated
+
+import msgspec
+from litestar import Response, get, post
+from litestar.params import Parameter
+
+from events.base import Digest
+from events.catalog import position_text
+from events.job import Kind
+from events.spec import TaskText
+from infra.sealing import KeyDestroyed, Sealer
+from projections.rows import JobRow, JobState
+from services.pool.client import PoolUnavailable
+from services.pool.commands import Accepted, CancelJob, Outcome, RefusedAnswer, Submit
+from services.reads import BadCursor, JobFilter, after_of
+from web import schema
+from web.core import BY, Core
+from web.manifests import Manifests
+from web.openapi import SubmitOperation
+from web.params import LIMIT, CoreArg, Limit, ManifestsArg, MinPosition, at_least, problems
+from web.problems import Failed, bad_field, encode, failed_of, not_found
+from web.refs import Place
+from web.submit import BODY_BYTES_MAX, Request, blobs_of, build, check_key, parse, size_of
+
+ASK_BYTES_MAX = 640 * 1024
+"""Of the commands in one question to the pool: it must fit in a NATS message (1 MiB)."""
+SCAN_PAGE = 500
+SCAN_ROWS_MAX = 5000
+"""How many jobs one request looks at for a name or label; the page may then be short."""
+CURSOR_CHARS_MAX = 1000
+
+_text_of = msgspec.json.Decoder(TaskText).decode
+_STATUS = {"different_body": 409, "pool_full": 503}
+
+Key = Annotated[
+    str,
+    Parameter(
+        header="Idempotency-Key",
+        description="Makes asking twice safe: the same key never makes two jobs, also a year later",
+    ),
+]
+
+
+@post(
+    "/v1/jobs",
+    summary="Submit jobs",
+    description="One job, or a list of up to 1000. What is answered with 201 is on disk.",
+    responses=problems(400, 409, 413, 422, 507),
+    operation_class=SubmitOperation,
+    request_max_body_size=BODY_BYTES_MAX,
+)
+async def submit(core: CoreArg, manifests: ManifestsArg, body: bytes, idempotency_key: Key = "") -> Response[bytes]:
+    """Take jobs in."""
+    if core.disk().state == "full":
+        raise Failed(507, "disk-full", core.disk().why(), remedy="free some space on the hive's disk")
+    check_key(idempotency_key)
+    specs, place = parse(body)
+    asked = build(specs, place, idempotency_key, core.sealer)
+    await _check_blobs(core, manifests, asked, place)
+    answer = await _ask(core, asked, place)
+    return Response(encode(answer), status_code=201, media_type="application/json")
+
+
+async def _check_blobs(core: Core, manifests: Manifests, asked: Request, place: Place) -> None:
+    named = blobs_of(asked.specs, place)
+    if not named:
+        return
+    missing: list[Digest] = await core.blobs.missing(named)
+    if missing:
+        field = named[missing[0]]
+        raise bad_field(field, f"{field}: there is no blob {missing[0]}", f"upload it: PUT /v1/blobs/{missing[0]}")
+    for number, spec in enumerate(asked.specs):
+        if spec.each:
+            await manifests.check(f"{place(number)}each", spec.each, spec.count)
+
+
+async def _ask(core: Core, asked: Request, place: Place) -> schema.SubmitAnswer:
+    """Ask the pool, in as few questions as fit in messages. Raises Failed when any job was not accepted."""
+    trace = secrets.token_hex(8)
+    outcomes: list[Outcome] = []
+    position = 0
+    for part in _parts(asked.commands):
+        try:
+            answer = await core.ask.ask([*part], BY, cause=f"http:{trace}", trace=trace)
+        except PoolUnavailable as error:
+            if not outcomes:
+                raise
+            raise _not_all(asked, place, outcomes, failed_of(error)) from None
+        outcomes += answer.outcomes
+        position = answer.position
+    if any(isinstance(outcome, RefusedAnswer) for outcome in outcomes):
+        raise _not_all(asked, place, outcomes, None)
+    jobs = [schema.Submitted(job) for job in asked.ids]
+    for number, outcome in zip(asked.order, outcomes, strict=True):
+        if isinstance(outcome, Accepted) and outcome.existing:
+            jobs[number] = schema.Submitted(asked.ids[number], existing=True)
+    return schema.SubmitAnswer(jobs, position_text(position))
+
+
+def _parts(commands: list[Submit]) -> list[list[Submit]]:
+    parts: list[list[Submit]] = [[]]
+    size = 0
+    for command in commands:
+        size += size_of(command)
+        if size > ASK_BYTES_MAX and parts[-1]:
+            parts.append([])
+            size = size_of(command)
+        parts[-1].append(command)
+    return parts
+
+
+def _not_all(asked: Request, place: Place, outcomes: list[Outcome], away: Failed | None) -> Failed:
+    """The problem of a request of which not all was accepted: it says of each job what became of it."""
+    jobs = [schema.JobOutcome(False, code="unknown", detail="the pool gave no answer") for _ in asked.ids]
+    first: tuple[RefusedAnswer, str] | None = None
+    for number, outcome in zip(asked.order, outcomes, strict=False):
+        if isinstance(outcome, Accepted):
+            jobs[number] = schema.JobOutcome(True, asked.ids[number], outcome.existing)
+            continue
+        field = f"{place(number)}{outcome.field}".rstrip(".")
+        jobs[number] = schema.JobOutcome(False, code=outcome.code, field=field, detail=outcome.detail)
+        first = first or (outcome, field)
+    accepted = sum(job.accepted for job in jobs)
+    why = f"{first[1]}: {first[0].detail}".lstrip(": ") if first else str(away)
+    if len(jobs) == 1:
+        detail, jobs = why, []
+    elif not accepted:
+        detail = f"none of the {len(jobs)} jobs was accepted; {why}"
+    else:
+        others = len(jobs) - accepted
+        detail = f"{accepted} of {len(jobs)} jobs were accepted and will run, {others} were not (see `jobs`); {why}"
+    if first is None:
+        remedy = "send the same again: with the same Idempotency-Key it makes no job twice"
+        return Failed(503, "unavailable", detail, remedy=remedy, headers={"Retry-After": "1"}, jobs=jobs)
+    remedy = "correct the refused jobs and send only those, under another Idempotency-Key"
+    status = _STATUS.get(first[0].code, 422)
+    return Failed(status, first[0].code.replace("_", "-"), detail, field=first[1], remedy=remedy, jobs=jobs)
+
+
+def job_view(row: JobRow, sealer: Sealer, full: bool) -> schema.Job:
+    """The job as the API shows it, its text opened."""
+    erased = False
+    try:
+        text = _text_of(sealer.open(row.text))
+    except KeyDestroyed:
+        text, erased = TaskText(), True
+    shown = text if full else TaskText()
+    return schema.Job(
+        row.job, row.state, row.reason, row.kind, row.count, row.queued, row.leased, row.running, row.succeeded,
+        row.failed, row.cancelled, text.name, text.labels, text.command, text.image, row.priority,
+        row.cpus_milli / 1000, row.memory_bytes, row.after, row.owner, row.submitted_at, row.finished_at,
+        position_text(row.position), shown.env, shown.cwd,
+        shown.inputs, shown.each, shown.results, erased,
+    )  # fmt: skip
+
+
+@get("/v1/jobs", summary="List jobs, newest first", responses=problems(400))
+async def list_jobs(
+    core: CoreArg,
+    states: Annotated[list[JobState] | None, Parameter(query="state", description="In any of these states")] = None,
+    kind: Kind | None = None,
+    name: Annotated[str, Parameter(description="With this name; `train*`: names that begin so")] = "",
+    label: Annotated[list[str] | None, Parameter(description="With all of these labels: `key=value` or `key`")] = None,
+    cursor: Annotated[str, Parameter(max_length=CURSOR_CHARS_MAX, description="The `next` of a page")] = "",
+    limit: Limit = LIMIT,
+    min_position: MinPosition = "",
+) -> schema.JobsAnswer:
+    """A page of jobs."""
+    await at_least(core, min_position)
+    position = position_text(core.reads.position)
+    wanted = JobFilter(tuple(states or ()), kind or "")
+    try:
+        if not name and not label:
+            page = await core.reads.jobs(wanted, cursor, limit)
+            return schema.JobsAnswer(
+                [job_view(row, core.sealer, False) for row in page.rows], page.next or None, position
+            )
+        return await _scan(core, wanted, name, label or [], cursor, limit, position)
+    except BadCursor as error:
+        raise bad_field("cursor", str(error), status=400) from None
+
+
+async def _scan(
+    core: Core, wanted: JobFilter, name: str, labels: list[str], cursor: str, limit: int, position: str
+) -> schema.JobsAnswer:
+    """Names and labels are sealed, so the jobs are opened one after the other, a bounded number of them."""
+    found: list[schema.Job] = []
+    for _ in range(SCAN_ROWS_MAX // SCAN_PAGE):
+        page = await core.reads.jobs(wanted, cursor, SCAN_PAGE)
+        for at, row in enumerate(page.rows):
+            job = job_view(row, core.sealer, False)
+            if not _matches(job, name, labels):
+                continue
+            found.append(job)
+            if len(found) == limit:
+                more = at + 1 < len(page.rows) or page.next
+                return schema.JobsAnswer(found, str(row.number) if more else None, position)
+        cursor = page.next
+        if not cursor:
+            break
+    return schema.JobsAnswer(found, cursor or None, position)
+
+
+def _matches(job: schema.Job, name: str, labels: list[str]) -> bool:
+    if name and not (job.name.startswith(name[:-1]) if name.endswith("*") else job.name == name):
+        return False
+    for label in labels:
+        key, equals, value = label.partition("=")
+        if key not in job.labels or (equals and job.labels[key] != value):
+            return False
+    return True
+
+
+@get("/v1/jobs/{job:str}", summary="Show a job", responses=problems(400, 404))
+async def show_job(core: CoreArg, job: str, min_position: MinPosition = "") -> schema.Job:
+    """One job, with everything its user asked for."""
+    await at_least(core, min_position)
+    return job_view(await existing(core, job), core.sealer, True)
+
+
+async def existing(core: Core, job: str) -> JobRow:
+    """The job. Raises Failed when there is none."""
+    row = await core.reads.job(job)
+    if row is None:
+        raise not_found(
+            "job", job, "list the jobs with GET /v1/jobs; after a submit, give its position as min_position"
+        )
+    return row
+
+
+@post(
+    "/v1/jobs/{job:str}/cancel",
+    status_code=200,
+    summary="Cancel a job",
+    description="Queued tasks end now, running ones are told to stop.",
+    responses=problems(400, 404, 409),
+)
+async def cancel(core: CoreArg, job: str, data: schema.CancelBody | None = None) -> schema.Done:
+    """End a job."""
+    trace = secrets.token_hex(8)
+    reason = data.reason if data else ""
+    answer = await core.ask.ask([CancelJob(job, reason)], BY, cause=f"http:{trace}", trace=trace)
+    return done(answer.outcomes[0], answer.position, "job", job)
+
+
+def done(outcome: Outcome, position: int, what: str, name: str) -> schema.Done:
+    """The answer to a single command. Raises Failed when it was refused."""
+    if isinstance(outcome, RefusedAnswer):
+        if outcome.code.startswith("unknown"):
+            raise not_found(what, name, f"list them with GET /v1/{what}s")
+        raise Failed(409, outcome.code.replace("_", "-"), outcome.detail, field=outcome.field)
+    return schema.Done(outcome.existing, position_text(position))
+
+
+@get("/v1/jobs/{job:str}/results", summary="List the files that a job left", responses=problems(400, 403, 404))
+async def list_results(
+    core: CoreArg,
+    job: str,
+    after: Annotated[str, Parameter(max_length=CURSOR_CHARS_MAX, description="The `next` of a page")] = "",
+    limit: Limit = LIMIT,
+    min_position: MinPosition = "",
+) -> schema.ResultsAnswer:
+    """A page of results."""
+    await at_least(core, min_position)
+    await existing(core, job)
+    try:
+        page = await core.reads.results(job, after_of(after), limit)
+    except BadCursor as error:
+        raise bad_field("after", str(error), status=400) from None
+    results = [schema.Result(row.index, row.path, row.digest, row.size) for row in page.rows]
+    return schema.ResultsAnswer(results, page.next or None, position_text(page.position))
+
+
+ROUTES = [submit, list_jobs, show_job, cancel, list_results]

@@ -1,0 +1,98 @@
+"""The OpenAPI document: Litestar's, with what it cannot know put in (bodies that we read ourselves, the key)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from litestar.connection import Request
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, Operation, RequestBody, Schema, SecurityScheme
+from litestar.openapi.spec.media_type import OpenAPIMediaType
+
+from events.spec import JobSpec
+from web.schema import SubmitAnswer
+
+EXAMPLES: dict[str, Any] = {
+    "one": {"summary": "One job", "value": {"command": ["echo", "hello"], "name": "greeting"}},
+    "array": {
+        "summary": "An array of 100 tasks",
+        "value": {"command": ["sh", "-c", "echo task $HIVE_INDEX"], "count": 100},
+    },
+    "chain": {
+        "summary": "Two jobs, the second after the first",
+        "value": [
+            {"ref": "make", "command": ["sh", "-c", "date > out.txt"], "results": ["out.txt"]},
+            {"command": ["cat", "in/0/out.txt"], "after": ["make"], "inputs": [{"path": "in", "job": "make"}]},
+        ],
+    },
+}
+_JSON = "application/json"
+
+
+@dataclass
+class SubmitOperation(Operation):
+    """Marks that there is a body; what it is comes in `render`."""
+
+    def __post_init__(self) -> None:
+        """Put the mark."""
+        self.request_body = RequestBody(content={_JSON: OpenAPIMediaType(schema=Schema())}, required=True)
+
+
+@dataclass
+class BytesOperation(Operation):
+    """Takes bytes as they are."""
+
+    def __post_init__(self) -> None:
+        """Say so."""
+        content = {"application/octet-stream": OpenAPIMediaType(schema=Schema())}
+        self.request_body = RequestBody(content=content, required=True)
+
+
+class TrueSchema(JsonRenderPlugin):
+    """Renders the document as JSON, made once."""
+
+    _document = b""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        """The document's bytes."""
+        if not self._document:
+            self._document = msgspec.json.encode(complete(openapi_schema))
+        return self._document
+
+
+def complete(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with the body and the answer of a submission."""
+    (spec, answer), schemas = msgspec.json.schema_components(
+        [JobSpec, SubmitAnswer], ref_template="#/components/schemas/{name}"
+    )
+    known: dict[str, Any] = document.setdefault("components", {}).setdefault("schemas", {})
+    for name, schema in schemas.items():
+        known.setdefault(name, schema)
+    submit = document["paths"]["/v1/jobs"]["post"]
+    either = {"oneOf": [spec, {"type": "array", "items": spec, "minItems": 1, "maxItems": 1000}]}
+    submit["requestBody"]["content"] = {_JSON: {"schema": either, "examples": EXAMPLES}}
+    submit["responses"]["201"] = {
+        "description": "All of it is taken in, and on disk",
+        "content": {_JSON: {"schema": answer}},
+    }
+    document["paths"]["/health"]["get"]["security"] = []
+    return document
+
+
+def config(version: str) -> OpenAPIConfig:
+    """How the document is made."""
+    key = SecurityScheme(type="http", scheme="bearer", description="The admin key")
+    ticket = SecurityScheme(
+        type="apiKey", name="Authorization", security_scheme_in="header", description="`Ticket <ticket>`: a worker's"
+    )
+    return OpenAPIConfig(
+        title="Hive",
+        version=version,
+        description="Submit work to a pool of machines, follow it, and fetch what it left. Errors are RFC 9457 problems.",
+        path="/schema",
+        render_plugins=[TrueSchema(path="/openapi.json")],
+        components=Components(security_schemes={"key": key, "ticket": ticket}),
+        security=[{"key": []}],
+        use_handler_docstrings=False,
+    )

@@ -1,0 +1,232 @@
+"""Following what a task prints: from an offset, through its attempts, until it has ended and all of it was sent."""
+
+import asyncio
+import base64
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from time import monotonic
+from typing import TypeAlias
+
+import msgspec
+
+from events.base import JobId
+from infra.outputs import READ_BYTES_MAX, Outputs, frames
+from projections.rows import ENDED_STATES, JobRow, TaskRow
+from services.reads import ReadsUnavailable
+from web.core import Core
+from web.problems import bad_field
+from web.stream import PING, PING_S, message
+
+READ_BYTES = 256 * 1024
+LOOK_S = 0.1
+"""How long what the tables say of a task is believed, however often its job changes."""
+AWAY_S = 1.0
+"""Pause before the tables are asked again when they could not answer."""
+MISSING_S = 5.0
+"""How long output that a report promised is waited for."""
+MOVED_S = 0.02
+
+Streams: TypeAlias = frozenset[int]
+Attempt: TypeAlias = tuple[JobId, int, int]
+_PLACE = re.compile(r"(\d{1,18})-(\d{1,18})\Z")
+_NAMES = {0: "mark", 1: "stdout", 2: "stderr"}
+_encode = msgspec.json.Encoder().encode
+
+
+class Printed(msgspec.Struct, frozen=True, gc=False):
+    """A piece of output. `data` in base64."""
+
+    stream: str
+    at: int
+    data: str
+
+
+class Began(msgspec.Struct, frozen=True, gc=False):
+    """What follows is of this attempt."""
+
+    lease: int
+    attempt: int
+    worker: str
+
+
+class Ended(msgspec.Struct, frozen=True, gc=False):
+    """The task has ended so."""
+
+    state: str
+    end: str
+    code: int
+    reason: str
+
+
+def place_of(text: str) -> tuple[int, int]:
+    """Lease and offset in the id of a message. Raises Failed."""
+    found = _PLACE.match(text)
+    if found is None:
+        raise bad_field("Last-Event-ID", f"{text[:40]!r} is no id of this stream", "leave it out to begin", status=400)
+    return int(found[1]), int(found[2])
+
+
+async def read_frames(
+    outputs: Outputs, attempt: Attempt, offset: int
+) -> AsyncIterator[list[tuple[int, int, bytes, int]]]:
+    """The complete frames from `offset` on, some at a time, as `outputs.frames` gives them."""
+    limit = READ_BYTES
+    while data := await outputs.read(*attempt, offset, limit):
+        if found := list(frames(data, offset)):
+            yield found
+            offset, limit = found[-1][3], READ_BYTES
+        elif len(data) < limit or limit >= READ_BYTES_MAX:
+            return
+        else:
+            limit = min(limit * 4, READ_BYTES_MAX)
+
+
+async def all_bytes(
+    outputs: Outputs, attempt: Attempt, streams: Streams, offset: int, end: int
+) -> AsyncGenerator[bytes]:
+    """What was printed, from `offset` to `end`."""
+    async for found in read_frames(outputs, attempt, offset):
+        yield b"".join(payload for stream, _, payload, after in found if stream in streams and after <= end)
+        if found[-1][3] >= end:
+            return
+
+
+class _Follow:
+    """One follower's place: the attempt, the offset in its output, and what the tables said of the task last."""
+
+    def __init__(self, core: Core, job: JobId, index: int, lease: int, offset: int) -> None:
+        self.core, self.job, self.index = core, job, index
+        self.lease, self.offset = lease, offset
+        self.task: TaskRow | None = None
+        self._looked, self._seen, self._away = 0.0, -1, False
+        self.promised_at = 0.0
+
+    async def look(self) -> None:
+        """Ask the tables about the task, when its job changed since and they were not asked just now."""
+        row = self.core.reads.live_job(self.job)
+        moved = row is None or row.position != self._seen
+        if (self.task is not None and not moved) or monotonic() - self._looked < (AWAY_S if self._away else LOOK_S):
+            return
+        self._looked = monotonic()
+        try:
+            self.task = await self.core.reads.task(self.job, self.index)
+            self._seen, self._away = (row.position if row else 0), False
+        except ReadsUnavailable:
+            self._away = True
+            self.task = (_only_task(row, self.lease) if row else None) or self.task
+
+    def latest(self) -> int:
+        """The lease of the latest attempt, 0 when there was none."""
+        return self.task.lease if self.task else 0
+
+    def attempt_over(self) -> bool:
+        """Whether nothing more will be printed in this attempt."""
+        task = self.task
+        if task is None:
+            return False
+        if task.lease == self.lease and not task.end and task.state not in ENDED_STATES:
+            return False
+        promised = task.detail.out_size if task.detail and task.lease == self.lease else 0
+        if self.core.outputs.size(self.job, self.index, self.lease) >= promised:
+            return True
+        self.promised_at = self.promised_at or monotonic()
+        return monotonic() - self.promised_at > MISSING_S
+
+    def end(self) -> Ended | None:
+        """How the task ended, None while it has not."""
+        task = self.task
+        if task is None or task.state not in ENDED_STATES or task.lease != self.lease:
+            return None
+        return Ended(task.state, task.end, task.code, task.reason)
+
+    async def wait(self) -> None:
+        """Until there is more output, the job changed, or it is time to look or to ping."""
+        row = self.core.reads.live_job(self.job)
+        stale = self._away or bool(self.promised_at) or row is None or row.position != self._seen
+        timeout = (AWAY_S if self._away else LOOK_S) if stale else PING_S
+        waits: list[asyncio.Future[None]] = []
+        if self.lease and not self.core.outputs.ended(self.job, self.index, self.lease):
+            waits.append(asyncio.ensure_future(self._grown(timeout)))
+        else:
+            waits.append(asyncio.ensure_future(asyncio.sleep(timeout)))
+        if not stale:
+            waits.append(asyncio.ensure_future(self._moved()))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    async def _grown(self, timeout_s: float) -> None:
+        await self.core.outputs.wait_grown(self.job, self.index, self.lease, self.offset, timeout_s)
+
+    async def _moved(self) -> None:
+        """Until the job's position is another one; looked at now and then, since the log moves far more often."""
+        while (row := self.core.reads.live_job(self.job)) is not None and row.position == self._seen:
+            await self.core.projector.ring.wait()
+            await asyncio.sleep(MOVED_S)
+
+
+def _only_task(row: JobRow, lease: int) -> TaskRow | None:
+    """The task of a job with one task, as far as the job itself says it, while the tables are away."""
+    if row.count > 1 or not (row.succeeded or row.failed or row.cancelled):
+        return None
+    state = "succeeded" if row.succeeded else "failed" if row.failed else "cancelled"
+    return TaskRow(row.job, 0, state, lease=lease, reason=row.reason)
+
+
+async def follow_output(
+    core: Core, job: JobId, index: int, streams: Streams, lease: int, offset: int, follow: bool
+) -> AsyncGenerator[bytes]:
+    """Server-sent events of what the task prints."""
+    place = _Follow(core, job, index, lease, offset)
+    spoke = monotonic()
+    announced = False
+    yield PING
+    while True:
+        await place.look()
+        if not place.lease:
+            leases = await core.outputs.leases(job, index)
+            place.lease = (leases[0] if follow else leases[-1]) if leases else place.latest()
+        if place.lease and not announced:
+            announced = True
+            yield _announce(place)
+        over = place.attempt_over()
+        async for found in read_frames(core.outputs, (job, index, place.lease), place.offset):
+            place.offset = found[-1][3]
+            if text := _told(found, streams, place.lease):
+                spoke = monotonic()
+                yield text
+        if not follow:
+            return
+        if over:
+            leases = await core.outputs.leases(job, index)
+            following = [number for number in (*leases, place.latest()) if number > place.lease]
+            if following:
+                place.lease, place.offset, place.promised_at, announced = min(following), 0, 0.0, False
+                continue
+            if ended := place.end():
+                yield message(_encode(ended), f"{place.lease}-{place.offset}", "end")
+                return
+        await place.wait()
+        if monotonic() - spoke >= PING_S:
+            spoke = monotonic()
+            yield PING
+
+
+def _announce(place: _Follow) -> bytes:
+    task = place.task
+    known = task is not None and task.lease == place.lease
+    began = Began(place.lease, task.attempt, task.worker) if known and task else Began(place.lease, 0, "")
+    return message(_encode(began), f"{place.lease}-{place.offset}", "attempt")
+
+
+def _told(found: list[tuple[int, int, bytes, int]], streams: Streams, lease: int) -> bytes:
+    return b"".join(
+        message(
+            _encode(Printed(_NAMES.get(stream, "mark"), at, base64.b64encode(payload).decode())), f"{lease}-{after}"
+        )
+        for stream, at, payload, after in found
+        if stream in streams or stream not in (1, 2)
+    )

@@ -1,0 +1,61 @@
+"""Parameters that many handlers take."""
+
+from typing import Annotated, TypeAlias
+
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import Dependency, Parameter
+
+from events.catalog import position_of
+from web.core import Core
+from web.manifests import Manifests
+from web.problems import MEDIA_TYPE, Failed, refuse_position
+from web.schema import LIMIT_DEFAULT, LIMIT_MAX, Problem
+
+REACHED_S_MAX = 10.0
+
+CoreArg: TypeAlias = Annotated[Core, Dependency(skip_validation=True)]
+ManifestsArg: TypeAlias = Annotated[Manifests, Dependency(skip_validation=True)]
+Limit: TypeAlias = Annotated[int, Parameter(ge=1, le=LIMIT_MAX, description=f"At most so many, up to {LIMIT_MAX}")]
+MinPosition: TypeAlias = Annotated[
+    str, Parameter(description="Wait until what the hive knew at this position is known here (up to 10 s, then 503)")
+]
+LIMIT = LIMIT_DEFAULT
+
+
+async def at_least(core: Core, position: str) -> None:
+    """Wait until reads hold `position` ("": now). Raises Failed: not a position, or not reached in time."""
+    if not position:
+        return
+    try:
+        wanted = position_of(position)
+    except ValueError:
+        refuse_position(position)
+    if core.reads.position >= wanted or await core.reads.reached(wanted, REACHED_S_MAX):
+        return
+    detail = f"position {position} is not reached yet after {REACHED_S_MAX:g} s"
+    raise Failed(
+        503, "unavailable", detail, field="min_position", remedy="try again in a moment", headers={"Retry-After": "1"}
+    )
+
+
+_SAYS = {
+    400: "A parameter or the body is not what is expected",
+    401: "The key is missing or wrong",
+    403: "The ticket does not open this",
+    404: "There is no such thing",
+    409: "It conflicts with what is",
+    413: "The body is too large",
+    416: "There is nothing in the range asked for",
+    422: "A value is not possible; `field` names it",
+    500: "A mistake of ours; `trace` names its entry in the log",
+    503: "A part of the hive is away; try again",
+    507: "The disk is nearly full",
+}
+
+
+def problems(*statuses: int) -> dict[int, ResponseSpec]:
+    """The problem documents that a route answers with, for OpenAPI; 401, 500 and 503 are always possible."""
+    return {
+        status: ResponseSpec(Problem, generate_examples=False, description=_SAYS[status], media_type=MEDIA_TYPE)
+        for status in sorted({*statuses, 401, 500, 503})
+    }

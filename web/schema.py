@@ -1,0 +1,263 @@
+"""What the API says, as types: answers, bodies and problems. Times in ms since 1970 (0: not yet), sizes in bytes.
+
+Positions are opaque texts: give one back as `min_position` or `from`.
+"""
+
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from events.base import Digest
+from events.job import Kind
+from events.spec import Input
+from events.task import AttemptEnd, Detail
+from projections.rows import JobState, TaskState, WorkerState
+
+LIMIT_DEFAULT = 100
+LIMIT_MAX = 1000
+JobIdText: TypeAlias = Annotated[str, Meta(description="Id of a job", examples=["jq3v5mnbd2krw7aef"])]
+Position: TypeAlias = Annotated[str, Meta(description="A place in the log, opaque", examples=["1.42"])]
+Moment: TypeAlias = Annotated[int, Meta(description="Milliseconds since 1970; 0: not yet", examples=[1790000000000])]
+DigestText: TypeAlias = Annotated[str, Meta(description="SHA-256, 64 hexadecimal digits", examples=["0" * 64])]
+
+
+class Submitted(msgspec.Struct, frozen=True, gc=False):
+    """A job that was taken in. `existing`: it had been before, by a request with the same Idempotency-Key."""
+
+    job: JobIdText
+    existing: bool = False
+
+
+class SubmitAnswer(msgspec.Struct, frozen=True, gc=False):
+    """One entry for each job of the request, in order; all of it is on disk at `position`."""
+
+    jobs: list[Submitted]
+    position: Position
+
+
+class JobOutcome(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What became of one job of a request of which some were refused."""
+
+    accepted: bool
+    job: JobIdText = ""
+    existing: bool = False
+    code: str = ""
+    field: str = ""
+    detail: str = ""
+
+
+class Problem(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """RFC 9457. `field`: where in the request; `remedy`: what to do; `trace`: where to look in the server's log;
+    `jobs`: what became of each job, when some of a request were accepted.
+    """
+
+    type: Annotated[str, Meta(examples=["urn:hive:problem:bad-field"])]
+    title: str
+    status: int
+    detail: str
+    field: Annotated[str, Meta(examples=["jobs[2].memory"])] = ""
+    remedy: str = ""
+    trace: str = ""
+    jobs: list[JobOutcome] = []
+
+
+class Job(msgspec.Struct, frozen=True, gc=False):
+    """A job. queued + leased + running + succeeded + failed + cancelled = count; `reason`: why it is held or cancelled,
+    or what failed first. `cpus` is of each task, as is `memory`. `env`, `cwd`, `inputs`, `each` and `results` are only
+    shown for a single job. `erased`: what its user typed was destroyed.
+    """
+
+    job: JobIdText
+    state: JobState
+    reason: str
+    kind: Kind
+    count: int
+    queued: int
+    leased: int
+    running: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    name: str
+    labels: dict[str, str]
+    command: list[str]
+    image: str
+    priority: int
+    cpus: float
+    memory: int
+    after: list[str]
+    owner: str
+    submitted_at: Moment
+    finished_at: Moment
+    position: Position
+    env: dict[str, str] = {}
+    cwd: str = ""
+    inputs: list[Input] = []
+    each: Digest = ""
+    results: list[str] = []
+    erased: bool = False
+
+
+class JobsAnswer(msgspec.Struct, frozen=True, gc=False):
+    """Newest first. `next`: the cursor of the next page, null on the last one. With filters a page may be short, even
+    empty, and still not be the last.
+    """
+
+    jobs: list[Job]
+    next: str | None
+    position: Position
+
+
+class Task(msgspec.Struct, frozen=True, gc=False):
+    """A task and its latest attempt (0: none yet), which ended with `end` ("": it did not), `code` and `reason`.
+    `lease` names the attempt in the whole pool.
+    """
+
+    index: int
+    state: TaskState
+    attempt: int
+    lease: int
+    worker: str
+    end: AttemptEnd | Literal[""]
+    code: int
+    reason: str
+    leased_at: Moment
+    started_at: Moment
+    ended_at: Moment
+    detail: Detail | None = None
+
+
+class TasksAnswer(msgspec.Struct, frozen=True, gc=False):
+    """In order of their numbers. `next`: give it as `after` for the next page; null on the last one."""
+
+    tasks: list[Task]
+    next: int | None
+    position: Position
+
+
+class Result(msgspec.Struct, frozen=True, gc=False):
+    """A file that a task left: its path in the task's folder and its blob."""
+
+    index: int
+    path: str
+    digest: DigestText
+    size: int
+
+
+class ResultsAnswer(msgspec.Struct, frozen=True, gc=False):
+    """In order of task and path. `next`: give it as `after` for the next page; null on the last one."""
+
+    results: list[Result]
+    next: str | None
+    position: Position
+
+
+class CancelBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """Why the job is cancelled, for people."""
+
+    reason: Annotated[str, Meta(max_length=200)] = ""
+
+
+class Done(msgspec.Struct, frozen=True, gc=False):
+    """It is so, and on disk at `position`. `existing`: there was nothing to do."""
+
+    existing: bool
+    position: Position
+
+
+class WorkerView(msgspec.Struct, frozen=True, gc=False):
+    """A worker. `leased`: tasks it has now; `finished`, `failed`: attempts that succeeded there, or ended otherwise."""
+
+    worker: str
+    state: WorkerState
+    drained: bool
+    cpus: float
+    memory: int
+    kinds: list[str]
+    version: str
+    leased: int
+    finished: int
+    failed: int
+    since: Moment
+
+
+class WorkersAnswer(msgspec.Struct, frozen=True, gc=False):
+    """Every worker that was ever seen."""
+
+    workers: list[WorkerView]
+    position: Position
+
+
+class EnrolBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A machine's public NATS key; the secret half never leaves it."""
+
+    public_key: Annotated[str, Meta(max_length=100, description="The worker's public nkey, beginning with U")]
+    name: Annotated[str, Meta(max_length=200)] = ""
+
+
+class EnrolAnswer(msgspec.Struct, frozen=True, gc=False):
+    """Who the worker is, and where to connect."""
+
+    worker: str
+    pool: str
+    nats_url: str
+
+
+class DrainBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """`on`: nothing new is given to the worker."""
+
+    on: bool = True
+
+
+class DigestsBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """Blobs by digest."""
+
+    digests: Annotated[list[Digest], Meta(max_length=50_000)]
+
+
+class MissingAnswer(msgspec.Struct, frozen=True, gc=False):
+    """Those that are not here and are to be uploaded."""
+
+    missing: list[Digest]
+
+
+class BlobAnswer(msgspec.Struct, frozen=True, gc=False):
+    """A blob that is stored."""
+
+    digest: DigestText
+    size: int
+
+
+class Status(msgspec.Struct, frozen=True, gc=False):
+    """The hive at a glance: jobs, tasks and workers by state; `lag`: how many positions the tables are behind;
+    `database` and `disk`: "ok", or what is the matter.
+    """
+
+    pool: str
+    version: str
+    position: Position
+    jobs: dict[str, int]
+    tasks: dict[str, int]
+    workers: dict[str, int]
+    lag: int
+    database: str
+    disk: str
+
+
+class Health(msgspec.Struct, frozen=True, gc=False):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Shown(msgspec.Struct, frozen=True, gc=False):
+    """An event: the `n`-th of the message at `position`, decided at `at` because `by` asked."""
+
+    position: Position
+    n: int
+    at: Moment
+    by: str
+    cause: str
+    trace: str
+    event: msgspec.Raw

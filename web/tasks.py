@@ -1,0 +1,92 @@
+"""Tasks of a job, and what they print."""
+
+from typing import Annotated, Any, Literal
+
+from litestar import Request, get
+from litestar.datastructures import State
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import Parameter
+from litestar.types import ASGIApp
+
+from events.catalog import position_text
+from projections.rows import TaskRow, TaskState
+from web import schema
+from web.core import Core
+from web.jobs import existing
+from web.output import Streams, all_bytes, follow_output, place_of
+from web.params import LIMIT, CoreArg, Limit, MinPosition, at_least, problems
+from web.problems import not_found
+from web.stream import BytesStream, EventStream
+
+STREAMS: dict[str, Streams] = {"both": frozenset({1, 2}), "stdout": frozenset({1}), "stderr": frozenset({2})}
+
+
+def task_view(row: TaskRow) -> schema.Task:
+    """The task as the API shows it."""
+    return schema.Task(
+        row.index, row.state, row.attempt, row.lease, row.worker, row.end, row.code, row.reason, row.leased_at,
+        row.started_at, row.ended_at, row.detail,
+    )  # fmt: skip
+
+
+@get("/v1/jobs/{job:str}/tasks", summary="List the tasks of a job", responses=problems(400, 404))
+async def list_tasks(
+    core: CoreArg,
+    job: str,
+    in_state: Annotated[TaskState | None, Parameter(query="state", description="Only in this state")] = None,
+    after: Annotated[int, Parameter(ge=-1, description="Tasks with higher numbers than this")] = -1,
+    limit: Limit = LIMIT,
+    min_position: MinPosition = "",
+) -> schema.TasksAnswer:
+    """A page of tasks."""
+    await at_least(core, min_position)
+    await existing(core, job)
+    page = await core.reads.tasks(job, in_state or "", after, limit)
+    following = int(page.next) if page.next else None
+    return schema.TasksAnswer([task_view(row) for row in page.rows], following, position_text(page.position))
+
+
+@get(
+    "/v1/jobs/{job:str}/tasks/{index:int}/output",
+    summary="What a task printed, or prints",
+    description="Bytes; with `Accept: text/event-stream` live events: `attempt` when an attempt begins, one without a"
+    ' name for each piece ({"stream","at","data"}, data in base64), `end` when the task has ended'
+    ' ({"state","end","code","reason"}). Ids say where to go on after a break.',
+    media_type="application/octet-stream",
+    responses={
+        200: ResponseSpec(
+            bytes, generate_examples=False, description="Bytes, or events", media_type="application/octet-stream"
+        ),
+        **problems(400, 404),
+    },
+)
+async def output(
+    core: CoreArg,
+    job: str,
+    index: int,
+    request: Request[Any, Any, State],
+    stream: Annotated[Literal["both", "stdout", "stderr"], Parameter(description="Which of the two")] = "both",
+    offset: Annotated[int, Parameter(ge=0, description="Where to begin: the Hive-Next-Offset of an answer")] = 0,
+    attempt_lease: Annotated[int, Parameter(ge=0, description="Of this attempt; 0: the latest one that printed")] = 0,
+    follow: Annotated[bool, Parameter(description="Events only: wait for more until the task has ended")] = True,
+    last_event_id: Annotated[str, Parameter(header="Last-Event-ID")] = "",
+) -> ASGIApp:
+    """The output."""
+    row = await existing(core, job)
+    if index >= row.count:
+        raise not_found("task", f"{job}/{index}", f"the job has {row.count} tasks, numbered from 0")
+    lease, start = place_of(last_event_id) if last_event_id else (attempt_lease, offset)
+    if "text/event-stream" in request.headers.get("accept", ""):
+        return EventStream(follow_output(core, job, index, STREAMS[stream], lease, start, follow))
+    return await _bytes(core, job, index, STREAMS[stream], lease, start)
+
+
+async def _bytes(core: Core, job: str, index: int, streams: Streams, lease: int, offset: int) -> BytesStream:
+    lease = lease or next(reversed(await core.outputs.leases(job, index)), 0)
+    size = core.outputs.size(job, index, lease)
+    headers = [(b"content-type", b"application/octet-stream"), (b"x-content-type-options", b"nosniff")]
+    headers += [(b"hive-next-offset", b"%d" % max(size, offset)), (b"hive-attempt-lease", b"%d" % lease)]
+    return BytesStream(all_bytes(core.outputs, (job, index, lease), streams, offset, size), 200, headers)
+
+
+ROUTES = [list_tasks, output]

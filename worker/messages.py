@@ -1,0 +1,133 @@
+"""What the machine is told (stimuli) and what it asks for (instructions). Data only; times in ms of the shell's own
+monotonic clock.
+"""
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from events.protocol import Ended, Orders, Report, Run
+from events.task import AttemptEnd, Detail
+
+
+class Ordered(msgspec.Struct, frozen=True, gc=False):
+    """A poll was answered. `greeted`: the poll carried the Hello."""
+
+    answer: Orders
+    now: int
+    greeted: bool = False
+
+
+class Began(msgspec.Struct, frozen=True, gc=False):
+    """An attempt that needed preparation (inputs, an image) runs now."""
+
+    lease: int
+    index: int
+    now: int
+
+
+class Freed(msgspec.Struct, frozen=True, gc=False):
+    """An attempt's process is gone, its report must wait until its output and results are safe: `Done` follows."""
+
+    lease: int
+    index: int
+    now: int
+
+
+class End(msgspec.Struct, frozen=True, gc=False):
+    """How one attempt ended."""
+
+    lease: int
+    index: int
+    end: AttemptEnd = "exit"
+    code: int = 0
+    reason: str = ""
+    detail: Detail | None = None
+
+
+class Done(msgspec.Struct, frozen=True, gc=False):
+    """These attempts ended, and what they left is safe."""
+
+    ends: list[End]
+    now: int
+
+
+class Saved(msgspec.Struct, frozen=True, gc=False):
+    """The batch of `Save` is on disk."""
+
+    batch: int
+    now: int
+
+
+class Answered(msgspec.Struct, frozen=True, gc=False):
+    """The report was recorded (`denied` is empty), or refused for this reason."""
+
+    sequence: int
+    now: int
+    denied: str = ""
+    detail: str = ""
+
+
+class Tick(msgspec.Struct, frozen=True, gc=False):
+    """Time has passed."""
+
+    now: int
+
+
+class Stop(msgspec.Struct, frozen=True, gc=False):
+    """The agent is to stop: give back what has not started and finish what runs, or, with `kill`, end that too."""
+
+    now: int
+    kill: bool = False
+
+
+Stimulus: TypeAlias = Ordered | Began | Freed | Done | Saved | Answered | Tick | Stop
+
+
+class Start(msgspec.Struct, frozen=True, gc=False):
+    """Run this task of the order."""
+
+    order: Run
+    index: int
+
+
+class Kill(msgspec.Struct, frozen=True, gc=False):
+    """End this attempt; its `Done` says `end`, unless it ended by itself before."""
+
+    lease: int
+    index: int
+    end: Literal["cancelled", "lost"]
+    reason: str
+
+
+class Save(msgspec.Struct, frozen=True, gc=False):
+    """Put these ends on disk, then say `Saved`."""
+
+    batch: int
+    items: list[Ended]
+
+
+class Send(msgspec.Struct, frozen=True, gc=False):
+    """Send this report until it is answered, then say `Answered`."""
+
+    report: Report
+
+
+class Forget(msgspec.Struct, frozen=True, gc=False):
+    """These saved batches are recorded: drop them from disk."""
+
+    batches: list[int]
+
+
+class Repoll(msgspec.Struct, frozen=True, gc=False):
+    """Abandon the outstanding poll and ask again: what it says is no longer so."""
+
+
+class Quit(msgspec.Struct, frozen=True, gc=False):
+    """Stop the agent with this exit code."""
+
+    code: int
+    why: str
+
+
+Instruction: TypeAlias = Start | Kill | Save | Send | Forget | Repoll | Quit

@@ -1,0 +1,402 @@
+"""Runs tasks as processes of this machine: each in its own session and folder, ended as a tree.
+
+The path of a short task is kept lean on purpose, since a machine can start some 3,000 processes a second at most: one
+`posix_spawn` (it needs the working folder to be ours for a moment), a pidfd in one epoll for all tasks, and pipes that
+are only watched when the task lives longer than YOUNG_S; a shorter one's output is read once, at its end.
+"""
+
+import asyncio
+import contextlib
+import os
+import resource
+import select
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from events.protocol import Run
+from events.task import AttemptEnd
+from worker import tree
+from worker.orphans import Orphans
+from worker.state import Key
+
+YOUNG_S = 0.01
+LOOK_S = 0.25
+"""How often memory, and processes that left their task, are looked at."""
+GRACE_S = 5.0
+"""Between SIGTERM and SIGKILL."""
+READ_BYTES = 64 * 1024
+READS_MAX = 16
+"""Reads of one pipe in a row, so that a task that floods does not keep the others waiting."""
+FINAL_READS_MAX = 64
+"""At a task's end: more than any pipe holds."""
+EVENTS_MAX = 64
+OOM_SHARE = 0.9
+"""A task that the kernel killed at this share of its limit ran out of memory."""
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+STDOUT, STDERR = 1, 2
+SIGNAL_BASE = 128
+_RESET = [
+    number
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+]
+
+
+class Rejected(Exception):
+    """The task cannot be started as it was asked for; the text says why."""
+
+
+class Launch:
+    """A task ready to run. `folder` exists and is private to it."""
+
+    __slots__ = ("args", "env", "folder", "index", "order")
+
+    def __init__(self, order: Run, index: int, folder: str, args: list[str], env: dict[str, str]) -> None:
+        self.order, self.index, self.folder, self.args, self.env = order, index, folder, args, env
+
+
+class Ran:
+    """How an attempt's processes ended. Times in ms, memory in bytes (0: too short to be measured)."""
+
+    __slots__ = ("code", "cpu_ms", "end", "key", "memory_peak", "order", "reason", "started_at", "wall_ms")
+
+    def __init__(self, order: Run, index: int, end: AttemptEnd, code: int = 0, reason: str = "") -> None:
+        self.order, self.key = order, (order.number, index)
+        self.end: AttemptEnd = end
+        self.code, self.reason = code, reason
+        self.started_at = self.wall_ms = self.cpu_ms = self.memory_peak = 0
+
+
+class Process:
+    """A running task."""
+
+    __slots__ = (
+        "began",
+        "end",
+        "grace",
+        "key",
+        "limit",
+        "looks_at",
+        "order",
+        "peak",
+        "pid",
+        "pidfd",
+        "pipes",
+        "reason",
+        "started_at",
+        "watched",
+    )
+
+    def __init__(self, order: Run, key: Key, pid: int, pidfd: int, pipes: list[int], began: float) -> None:
+        self.order, self.key, self.pid, self.pidfd, self.pipes, self.began = order, key, pid, pidfd, pipes, began
+        self.started_at = time.time_ns() // 1_000_000
+        self.watched = False
+        self.peak = 0
+        self.looks_at = began + YOUNG_S
+        self.end: AttemptEnd | None = None
+        """Why we ended it, when we did."""
+        self.reason = ""
+        self.limit: asyncio.TimerHandle | None = None
+        self.grace: asyncio.TimerHandle | None = None
+
+
+class ProcessExecutor:
+    """Starts, watches and ends processes. `on_output(key, stream, data)` for all they write, then `on_ended(ran)`;
+    `on_batch()` after each round of those.
+    """
+
+    def __init__(
+        self,
+        worker: str,
+        on_output: Callable[[Run, int, int, bytes], None],
+        on_ended: Callable[[Ran], None],
+        on_batch: Callable[[], None],
+        owns_children: bool = False,
+    ) -> None:
+        self._worker, self._on_output, self._on_ended, self._on_batch = worker, on_output, on_ended, on_batch
+        self._loop = asyncio.get_running_loop()
+        self._epoll = select.epoll()
+        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self._home = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._found: dict[tuple[str, str], str] = {}
+        self.running: dict[Key, Process] = {}
+        self._by_fd: dict[int, tuple[Process, int]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._next_look = 0.0
+        self._orphans = Orphans(owns_children)
+        self._loop.add_reader(self._epoll.fileno(), self._ready)
+
+    def close(self) -> None:
+        """Kill what runs and let go of everything; nothing is reported."""
+        for process in list(self.running.values()):
+            tree.signal_tree(process.pid, signal.SIGKILL)
+            os.waitpid(process.pid, 0)
+            self._drop(process)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._orphans.look(set(), {})
+        self._orphans.close()
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+        os.close(self._null)
+        os.close(self._home)
+
+    # Starting
+
+    def launch(self, launch: Launch) -> None:
+        """Start a task. Raises Rejected."""
+        order, key = launch.order, (launch.order.number, launch.index)
+        cwd = f"{launch.folder}/{order.text.cwd}" if order.text.cwd else launch.folder
+        env = self._environment(launch)
+        pipes: list[int] = []
+        try:
+            self._enter(cwd, order.text.cwd)
+            out_r, out_w = os.pipe2(os.O_CLOEXEC)
+            pipes += (out_r, out_w)
+            err_r, err_w = os.pipe2(os.O_CLOEXEC)
+            pipes += (err_r, err_w)
+            pid = self._spawn(launch.args, env, out_w, err_w)
+        except OSError as error:
+            for fd in pipes:
+                os.close(fd)
+            raise Rejected(f"the task could not be started: {error.strerror}") from None
+        except Rejected:
+            for fd in pipes:
+                os.close(fd)
+            raise
+        finally:
+            os.fchdir(self._home)
+        os.close(out_w)
+        os.close(err_w)
+        os.set_blocking(out_r, False)
+        os.set_blocking(err_r, False)
+        pidfd = os.pidfd_open(pid)
+        process = Process(order, key, pid, pidfd, [out_r, err_r], self._loop.time())
+        self.running[key] = process
+        self._by_fd[pidfd] = (process, 0)
+        self._epoll.register(pidfd, select.EPOLLIN)
+        if order.time_limit_ms:
+            process.limit = self._loop.call_later(order.time_limit_ms / 1000, self._time_up, key)
+        if self._timer is None:
+            self._timer = self._loop.call_later(YOUNG_S, self._look)
+
+    def _environment(self, launch: Launch) -> dict[str, str]:
+        order, folder = launch.order, launch.folder
+        env = {"PATH": PATH, "HOME": folder, "LANG": "C.UTF-8", "TMPDIR": folder, **order.text.env, **launch.env}
+        env["HIVE_JOB"] = order.job
+        env["HIVE_INDEX"] = str(launch.index)
+        env["HIVE_COUNT"] = str(order.count)
+        env["HIVE_ATTEMPT"] = str(order.attempt)
+        env[tree.WORKER_MARK] = self._worker
+        env[tree.MARK] = f"{order.number}.{launch.index}"
+        return env
+
+    @staticmethod
+    def _enter(cwd: str, named: str) -> None:
+        try:
+            os.chdir(cwd)
+        except OSError as error:
+            what = f"the working folder {named!r}" if named else "the task's folder"
+            raise Rejected(f"{what} cannot be entered: {error.strerror}; an input can make it") from None
+
+    def _spawn(self, args: list[str], env: dict[str, str], out: int, err: int) -> int:
+        if not args or not args[0]:
+            raise Rejected("the command is empty; name a program")
+        program = args[0] if "/" in args[0] else self._find(args[0], env["PATH"])
+        try:
+            return os.posix_spawn(
+                program,
+                args,
+                env,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, self._null, 0),
+                    (os.POSIX_SPAWN_DUP2, out, STDOUT),
+                    (os.POSIX_SPAWN_DUP2, err, STDERR),
+                ],
+                setsid=True,
+                setsigmask=(),
+                setsigdef=_RESET,
+            )
+        except OSError as error:
+            self._found.clear()
+            raise Rejected(_why_not(args, error)) from None
+        except ValueError as error:
+            raise Rejected(f"the command or environment cannot be passed on: {error}") from None
+
+    def _find(self, name: str, path: str) -> str:
+        found = self._found.get((name, path))
+        if found is None:
+            found = shutil.which(name, path=path)
+            if found is None:
+                raise Rejected(f"command not found: {name!r} is not in PATH ({path})")
+            self._found[name, path] = found
+        return found
+
+    # Watching
+
+    def _ready(self) -> None:
+        """Something ended or wrote."""
+        for fd, _ in self._epoll.poll(0, EVENTS_MAX):
+            found = self._by_fd.get(fd)
+            if found is None:
+                continue
+            process, stream = found
+            if stream:
+                if not self._read(process, stream, READS_MAX):
+                    self._unwatch(process, stream)
+            else:
+                self._reap(process)
+        self._on_batch()
+
+    def _read(self, process: Process, stream: int, most: int) -> bool:
+        """Pass on what the pipe holds; False at its end."""
+        fd = process.pipes[stream - 1]
+        if fd < 0:
+            return False
+        for _ in range(most):
+            try:
+                data = os.read(fd, READ_BYTES)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            self._on_output(process.order, process.key[1], stream, data)
+        return True
+
+    def _watch(self, process: Process) -> None:
+        process.watched = True
+        for stream in (STDOUT, STDERR):
+            fd = process.pipes[stream - 1]
+            self._by_fd[fd] = (process, stream)
+            self._epoll.register(fd, select.EPOLLIN)
+
+    def _unwatch(self, process: Process, stream: int) -> None:
+        fd = process.pipes[stream - 1]
+        if fd >= 0:
+            self._by_fd.pop(fd, None)
+            os.close(fd)  # which takes it out of the epoll, too
+            process.pipes[stream - 1] = -1
+
+    def _reap(self, process: Process) -> None:
+        # While the leader is not reaped its group's number cannot be given to others: end the group first.
+        tree.signal_group(process.pid, signal.SIGKILL)
+        _, status, used = os.wait4(process.pid, 0)
+        wall = self._loop.time() - process.began
+        for stream in (STDOUT, STDERR):
+            self._read(process, stream, FINAL_READS_MAX)
+        self._drop(process)
+        code = os.waitstatus_to_exitcode(status)
+        ran = Ran(process.order, process.key[1], process.end or "exit", code if code >= 0 else SIGNAL_BASE - code)
+        ran.started_at, ran.wall_ms = process.started_at, round(wall * 1000)
+        ran.cpu_ms = round((used.ru_utime + used.ru_stime) * 1000)
+        ran.memory_peak = self._peak(process, used.ru_maxrss * 1024)
+        ran.reason = process.reason
+        limit = process.order.memory_bytes
+        if process.end is None and code == -signal.SIGKILL and limit and ran.memory_peak >= limit * OOM_SHARE:
+            ran.end, ran.reason = "oom", f"killed at {ran.memory_peak} of {limit} bytes of memory"
+        self._on_ended(ran)
+
+    @staticmethod
+    def _peak(process: Process, reported: int) -> int:
+        """The kernel counts the agent's own memory into that of what it spawns: only a higher figure is the task's."""
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return max(process.peak, reported if reported > own else 0)
+
+    def _drop(self, process: Process) -> None:
+        for stream in (STDOUT, STDERR):
+            self._unwatch(process, stream)
+        del self._by_fd[process.pidfd]
+        os.close(process.pidfd)
+        for timer in (process.limit, process.grace):
+            if timer is not None:
+                timer.cancel()
+        del self.running[process.key]
+
+    # What time brings
+
+    def _look(self) -> None:
+        """Watch the pipes of tasks that are not young any more, and every LOOK_S look at memory and orphans."""
+        now = self._loop.time()
+        for process in list(self.running.values()):
+            if process.looks_at <= now:
+                if not process.watched:
+                    self._watch(process)
+                self._measure(process)
+                process.looks_at = now + min(LOOK_S, now - process.began)
+        if now >= self._next_look:
+            self._next_look = now + LOOK_S
+            ours = {process.pid for process in self.running.values()}
+            self._orphans.look(ours, {f"{key[0]}.{key[1]}": key for key in self.running})
+        busy = self.running or self._orphans
+        self._timer = self._loop.call_later(YOUNG_S if self.running else LOOK_S, self._look) if busy else None
+
+    def _measure(self, process: Process) -> None:
+        pids = tree.descendants(process.pid)
+        pids += self._orphans.of(process.key)
+        if len(pids) == 1:
+            process.peak = max(process.peak, tree.peak(process.pid))
+            now = tree.rss(process.pid)
+        else:
+            now = sum(map(tree.rss, pids))
+            process.peak = max(process.peak, now)
+        limit = process.order.memory_bytes
+        if limit and now > limit and process.end is None:
+            process.end = "oom"
+            process.reason = f"used {now} bytes of memory; its limit is {limit}: ask for more memory"
+            self._signal(process, signal.SIGKILL)
+
+    def _time_up(self, key: Key) -> None:
+        process = self.running[key]
+        if process.end is None:
+            limit = process.order.time_limit_ms / 1000
+            self.kill(key, "timeout", f"ran longer than its time limit of {limit:g} s")
+
+    # Ending
+
+    def kill(self, key: Key, end: AttemptEnd, reason: str, grace_s: float = GRACE_S) -> None:
+        """End a task with all its processes: SIGTERM, and SIGKILL after `grace_s` (0: at once)."""
+        process = self.running.get(key)
+        if process is None:
+            return
+        if process.end is None:
+            process.end, process.reason = end, reason
+        if process.grace is not None:
+            process.grace.cancel()
+        if grace_s:
+            self._signal(process, signal.SIGTERM)
+            process.grace = self._loop.call_later(grace_s, self._signal, process, signal.SIGKILL)
+        else:
+            self._signal(process, signal.SIGKILL)
+
+    def _signal(self, process: Process, number: signal.Signals) -> None:
+        tree.signal_tree(process.pid, number)
+        tree.signal_all(self._orphans.of(process.key), number)
+
+
+def _why_not(args: list[str], error: OSError) -> str:
+    name = args[0]
+    if isinstance(error, FileNotFoundError):
+        return f"command not found: {name!r} (or the interpreter that its first line names)"
+    if isinstance(error, PermissionError):
+        return f"{name!r} is not an executable file; make it one (chmod +x) or name its interpreter"
+    if error.errno == 8:
+        return f"{name!r} is not a program that this machine can run; a script needs a first line such as #!/bin/sh"
+    if error.errno == 7:
+        return "the arguments and environment are too long for this machine; pass them in a file"
+    return f"{name!r} could not be started: {error.strerror}"
+
+
+def require_linux() -> None:
+    """Exit with a clear message on a system without pidfds."""
+    if not hasattr(os, "pidfd_open"):
+        with contextlib.suppress(BrokenPipeError):
+            sys.stderr.write("a worker needs Linux 5.3 or newer\n")
+        raise SystemExit(1)
+
+
+def home_of(root: Path, key: Key) -> str:
+    """The folder of an attempt."""
+    return f"{root}/{key[0]}.{key[1]}"
