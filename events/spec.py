@@ -117,7 +117,7 @@ def _path(field: str, path: str) -> None:
     if not path or len(path) > PATH_CHARS_MAX:
         raise BadSpec(field, f"must be 1 to {PATH_CHARS_MAX} characters")
     bad = path.startswith("/") or "\\" in path or not path.isprintable()
-    if bad or posixpath.normpath(path) != path or path.split("/")[0] in ("..", "."):
+    if bad or posixpath.normpath(path) != path or path.split("/", maxsplit=1)[0] in ("..", "."):
         raise BadSpec(field, f"{path!r} must be a plain relative path inside the task's folder, without '..' or '\\'")
 
 

@@ -16,8 +16,8 @@ CONNECTIONS_MAX = 6
 CONNECT_S_MAX = 5.0
 COMMAND_S_MAX = 60.0
 CLOSE_S_MAX = 5.0
-COPY_ROWS_MAX = 2000
-"""One COPY takes so many rows, about 2 ms of encoding, before others get their turn."""
+COPY_ROWS_MAX = 1000
+"""One COPY takes so many rows, about 1 ms of encoding, before others get their turn."""
 
 Record: TypeAlias = Sequence[Any]
 """A row as Postgres gave it: its columns in the order asked for."""

@@ -6,6 +6,7 @@ its command line and adopts it. fsync stays on; how long a commit waits for the 
 """
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -147,6 +148,9 @@ class Postgres:
             if self._process is not None:
                 await self._end(self._process)
             self._child, self._process = None, None
+            if self._sockets and self._sockets.parent != self._home:
+                with contextlib.suppress(OSError):  # a folder of the system's; the next start makes it again
+                    self._sockets.rmdir()
 
     async def _start(self) -> None:
         make_private(self._home)

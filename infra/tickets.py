@@ -12,9 +12,12 @@ import hmac
 import msgspec
 
 from events.base import Digest, JobId, WorkerId
+from events.spec import DIGEST
 
-ROOTS_MAX = 512
-"""Of one ticket. It travels in an HTTP header; this many digests take 23 KB there."""
+ROOTS_MAX = 4096
+"""Of one ticket. It travels in an HTTP header, where a digest takes 46 bytes and a job about 25. The roots of a job come
+from its text, which is at most `events.spec.TEXT_BYTES_MAX` long, so a ticket stays below 64 KiB.
+"""
 
 PUT = "put"
 RESULTS = "results:"
@@ -48,12 +51,13 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Claims(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A ticket as signed; digests as their 32 bytes."""
+    """A ticket as signed; digests as their 32 bytes, jobs whose results it opens without their prefix."""
 
     version: int
     worker: WorkerId
     job: JobId
     digests: list[bytes]
+    jobs: list[JobId]
     words: list[str]
     expires_at: int
 
@@ -75,9 +79,15 @@ class Tickets:
         """A ticket that is valid until `expires_at` (ms since 1970), url-safe. ValueError beyond ROOTS_MAX roots."""
         if len(roots) > ROOTS_MAX:
             raise ValueError(f"a ticket for {job} has {len(roots)} roots; the limit is {ROOTS_MAX}")
-        digests = [bytes.fromhex(root) for root in roots if _is_digest(root)]
-        words = [root for root in roots if not _is_digest(root)]
-        payload = _pack(_Claims(_VERSION, worker, job, digests, words, expires_at))
+        digests, jobs, words = list[bytes](), list[JobId](), list[str]()
+        for root in dict.fromkeys(roots):
+            if _is_digest(root):
+                digests.append(bytes.fromhex(root))
+            elif root.startswith(RESULTS):
+                jobs.append(root[len(RESULTS) :])
+            else:
+                words.append(root)
+        payload = _pack(_Claims(_VERSION, worker, job, digests, jobs, words, expires_at))
         return base64.urlsafe_b64encode(self._mac(payload) + payload).rstrip(b"=").decode()
 
     def check(self, ticket: str, now: int) -> Ticket:
@@ -97,8 +107,9 @@ class Tickets:
             raise BadTicket("the ticket is of another version; poll for a new one")
         if now >= claims.expires_at:
             raise BadTicket("the ticket has expired; poll for a new one")
-        return Ticket(claims.worker, claims.job, [digest.hex() for digest in claims.digests] + claims.words)
+        roots = [digest.hex() for digest in claims.digests] + [RESULTS + job for job in claims.jobs] + claims.words
+        return Ticket(claims.worker, claims.job, roots)
 
 
 def _is_digest(root: str) -> bool:
-    return len(root) == 64 and ":" not in root and all(char in "0123456789abcdef" for char in root)
+    return DIGEST.match(root) is not None

@@ -6,6 +6,7 @@ knows is counted (`strays`), never refused.
 """
 
 from collections.abc import Callable
+from itertools import islice
 from sys import intern
 from typing import Any
 
@@ -38,7 +39,9 @@ from projections.rows import JobState, WorkerState
 
 VERSION = 1
 RECENT_MAX = 10_000
-"""How many ended jobs the board still knows."""
+"""How many ended jobs the board still knows, at least..."""
+RECENT_PARTS = 10
+"""...and by which part of that it may know more."""
 
 
 def fold(board: Board, message: Message, position: int) -> None:
@@ -134,9 +137,14 @@ def _job_finished(board: Board, event: JobFinished, at: int, number: int) -> Non
     _move(board, job, event.state)
     del board.open[event.job]
     board.ended[event.job] = job
-    if len(board.ended) > RECENT_MAX:
-        oldest = board.ended.pop(next(iter(board.ended)))
-        board.forgotten = oldest.position
+    if len(board.ended) > RECENT_MAX + RECENT_MAX // RECENT_PARTS:
+        _forget(board)
+
+
+def _forget(board: Board) -> None:
+    """Let the jobs go that ended first. Many at once: finding the first of a dict passes the places freed before."""
+    for job in list(islice(board.ended, len(board.ended) - RECENT_MAX)):
+        board.forgotten = board.ended.pop(job).position
 
 
 def _leased(board: Board, event: TasksLeased | TasksReclaimed, _at: int, number: int) -> None:

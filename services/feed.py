@@ -17,9 +17,9 @@ from events.catalog import Message, Record
 from events.log import Entry, Log, LogUnavailable
 
 RING_RECORDS_MAX = 4096
-RING_BYTES_MAX = 8 * 1024 * 1024
+RING_BYTES_MAX = 4 * 1024 * 1024
 """Of messages as stored; in memory they take about four times as much."""
-SLICE_S = 0.003
+SLICE_S = 0.0015
 """How long plain work goes on before others get their turn."""
 RETRY_S = 0.5
 
@@ -162,6 +162,7 @@ class Follower:
         self._source = source
         self._feed: Feed | None = None
         self._reader: AsyncIterator[list[Entry]] | None = None
+        self._entries: list[Entry] = []
 
     async def take(self, timeout_s: float | None = None) -> list[Record]:
         """The next records, in order; [] when there are none by then, or now and then for no reason."""
@@ -189,28 +190,31 @@ class Follower:
         return records
 
     async def _read(self) -> list[Record]:
-        """A batch from the log; the reader is let go as soon as the ring goes on from there."""
-        if self._reader is None:
-            self._reader = self._source.log.read(self._source.subject, self.start)
-        try:
-            entries = await anext(self._reader)
-        except LogUnavailable:
-            entries = []
-            await asyncio.sleep(RETRY_S)
-            await self.close()
-        records: list[Record] = []
+        """Some records from the log; the reader is let go as soon as the ring goes on from there."""
+        if not self._entries:
+            if self._reader is None:
+                self._reader = self._source.log.read(self._source.subject, self.start)
+            try:
+                self._entries = await anext(self._reader)
+            except LogUnavailable:
+                await asyncio.sleep(RETRY_S)
+            if not self._entries:
+                await self.close()
+                return []
         pace = Pace()
-        for entry in entries:
-            records.append(record_of(entry))
-            await pace.turn()
-        after = entries[-1].position + 1 if entries else self.start
-        if not entries or self._source.ring.place_of(after) is not None:
+        records: list[Record] = []
+        while len(records) < len(self._entries) and not pace.over():
+            records.append(record_of(self._entries[len(records)]))
+        self._entries = self._entries[len(records) :]
+        if self._source.ring.place_of(records[-1].position + 1) is not None:
             await self.close()
+        else:
+            await asyncio.sleep(0)
         return records
 
     async def close(self) -> None:
         """Let go of the log's reader."""
-        reader, self._reader = self._reader, None
+        reader, self._reader, self._entries = self._reader, None, []
         close: Callable[[], Awaitable[None]] | None = getattr(reader, "aclose", None)
         if close is not None:
             await close()

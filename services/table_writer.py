@@ -134,15 +134,18 @@ class TableWriter:
             if self.build or self._fresh:
                 ours = [build for build in ours if build.id == self.build] or (ours if self.build else [])
             if ours:
-                self._set(ours[0].id, ours[0].position, ours[0].live)
+                found = ours[0]
             else:
-                ((build,),) = await transaction.fetch(tables.ADD_BUILD, VERSION, origin)
-                await transaction.execute(tables.create(build))
                 # With no usable tables to serve meanwhile, these are live while they grow.
-                live = not any(build.live for build in whole)
-                if live:
-                    await self._show(transaction, build)
-                self._set(build, 0, live)
+                found = await self._create(transaction, origin, live=not any(build.live for build in whole))
+        self._set(found.id, found.position, found.live)
+
+    async def _create(self, transaction: Transaction, origin: str, live: bool) -> _Build:
+        ((build,),) = await transaction.fetch(tables.ADD_BUILD, VERSION, origin)
+        await transaction.execute(tables.create(build))
+        if live:
+            await self._show(transaction, build)
+        return _Build(build, VERSION, origin, live, 0, True)
 
     async def _see(self, position: int) -> None:
         """Wait until the board is at `position`, or the log turns out not to reach it."""
@@ -169,25 +172,6 @@ class TableWriter:
             live = await transaction.fetch(tables.LOCK_LIVE)
             if live and live[0][0] > self.position and live[0][1] == VERSION:
                 return
-            await self._show(transaction, self.build)
-        self._set(self.build, self.position, True)
-
-    def _set(self, build: int, position: int, live: bool) -> None:
-        self.build, self.position, self.live = build, position, live
-        self._tell()
-
-    async def _show(self, transaction: Transaction, build: int) -> None:
-        """Show a build to readers and drop the others."""
-        await transaction.execute(tables.show(build))
-        await transaction.execute(tables.SET_LIVE, build)
-        for other, *_ in await transaction.fetch(tables.FIND_BUILDS):
-            if other != build:
-                await transaction.execute(tables.drop(other))
-                await transaction.execute(tables.DROP_BUILD, other)
-
-    async def _switch(self) -> None:
-        async with self._database.transaction() as transaction:
-            await transaction.execute(f"SELECT pg_advisory_xact_lock({tables.LOCK})")
             await self._show(transaction, self.build)
         self._set(self.build, self.position, True)
 

@@ -39,6 +39,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """Set the seed; run the whole suite in parallel unless it was asked otherwise (`-n 0`, `-p no:xdist`, `--pdb`)."""
     if config.getoption("--hypothesis-seed", None) is None and (seed := _seed()) is not None:
         config.option.hypothesis_seed = str(seed)
+    if hasattr(config, "workerinput"):
+        return  # a process that xdist started: it must not start more
     whole = config.args_source is not pytest.Config.ArgsSource.ARGS
     if whole and config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None:
         config.option.numprocesses = WORKERS

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -152,7 +152,7 @@ class System:
 
 
 @contextlib.asynccontextmanager
-async def system(data: Path, remove: bool = False) -> AsyncIterator[System]:
+async def system(data: Path, remove: bool = False) -> AsyncGenerator[System]:
     """A System that is stopped at the end, whatever happened."""
     running = System(data)
     try:

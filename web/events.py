@@ -185,8 +185,8 @@ async def _pieces(core: Core, start: int, wanted: Wanted, follow: bool, texts: T
     end = 0 if follow else await core.log.last(core.projector.subject)
     follower: Follower = core.projector.follow(start)
     spoke = time.monotonic()
-    # The first byte tells the client that the stream stands.
-    yield PING
+    # Said first, so that a client knows that the stream stands, and where to go on from when it breaks at once.
+    yield _ping(start - 1)
     async with follower:
         while follow or follower.start <= end:
             records = await follower.take(PING_S)
@@ -199,7 +199,11 @@ async def _pieces(core: Core, start: int, wanted: Wanted, follow: bool, texts: T
                 yield b"".join(messages)
             elif now - spoke >= PING_S:
                 spoke = now
-                yield b"id: %s\n%s" % (position_text(silent).encode(), PING) if silent else PING
+                yield _ping(silent) if silent else PING
+
+
+def _ping(position: int) -> bytes:
+    return b"id: %s\n%s" % (position_text(position).encode(), PING)
 
 
 @get(
@@ -224,7 +228,12 @@ async def follow_events(
         list[str] | None, Parameter(query="type", description="Only these, such as job.finished or task.*")
     ] = None,
     job: Annotated[str, Parameter(description="Only facts about this job and its tasks")] = "",
-    entity: Annotated[str, Parameter(description="Only facts about jobs (`job`), tasks, workers or pools, or that name the one with this id")] = "",
+    entity: Annotated[
+        str,
+        Parameter(
+            description="Only facts about jobs (`job`), tasks, workers or pools, or that name the one with this id"
+        ),
+    ] = "",
     follow: Annotated[bool, Parameter(description="Go on with what happens; without it, end at what is there")] = False,
     last_event_id: Annotated[str, Parameter(header="Last-Event-ID", description="Go on after this position")] = "",
 ) -> ASGIApp:

@@ -81,7 +81,7 @@ async def _ask(core: Core, asked: Request, place: Place) -> schema.SubmitAnswer:
     """Ask the pool, in as few questions as fit in messages. Raises Failed when any job was not accepted."""
     trace = secrets.token_hex(8)
     outcomes: list[Outcome] = []
-    position = 0
+    start = position = 0
     for part in _parts(asked.commands):
         try:
             answer = await core.ask.ask([*part], BY, cause=f"http:{trace}", trace=trace)
@@ -91,13 +91,14 @@ async def _ask(core: Core, asked: Request, place: Place) -> schema.SubmitAnswer:
             raise _not_all(asked, place, outcomes, failed_of(error)) from None
         outcomes += answer.outcomes
         position = answer.position
+        start = start or position
     if any(isinstance(outcome, RefusedAnswer) for outcome in outcomes):
         raise _not_all(asked, place, outcomes, None)
     jobs = [schema.Submitted(job) for job in asked.ids]
     for number, outcome in zip(asked.order, outcomes, strict=True):
         if isinstance(outcome, Accepted) and outcome.existing:
             jobs[number] = schema.Submitted(asked.ids[number], existing=True)
-    return schema.SubmitAnswer(jobs, position_text(position))
+    return schema.SubmitAnswer(jobs, position_text(position), position_text(start))
 
 
 def _parts(commands: list[Submit]) -> list[list[Submit]]:

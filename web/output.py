@@ -5,7 +5,7 @@ import base64
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from time import monotonic
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -15,6 +15,7 @@ from projections.rows import ENDED_STATES, JobRow, TaskRow
 from services.reads import ReadsUnavailable
 from web.core import Core
 from web.problems import bad_field
+from web.schema import Began, Ended, Printed
 from web.stream import PING, PING_S, message
 
 READ_BYTES = 256 * 1024
@@ -29,33 +30,8 @@ MOVED_S = 0.02
 Streams: TypeAlias = frozenset[int]
 Attempt: TypeAlias = tuple[JobId, int, int]
 _PLACE = re.compile(r"(\d{1,18})-(\d{1,18})\Z")
-_NAMES = {0: "mark", 1: "stdout", 2: "stderr"}
+_NAMES: dict[int, Literal["stdout", "stderr", "mark"]] = {0: "mark", 1: "stdout", 2: "stderr"}
 _encode = msgspec.json.Encoder().encode
-
-
-class Printed(msgspec.Struct, frozen=True, gc=False):
-    """A piece of output. `data` in base64."""
-
-    stream: str
-    at: int
-    data: str
-
-
-class Began(msgspec.Struct, frozen=True, gc=False):
-    """What follows is of this attempt."""
-
-    lease: int
-    attempt: int
-    worker: str
-
-
-class Ended(msgspec.Struct, frozen=True, gc=False):
-    """The task has ended so."""
-
-    state: str
-    end: str
-    code: int
-    reason: str
 
 
 def place_of(text: str) -> tuple[int, int]:

@@ -126,10 +126,15 @@ def _of_validation(error: ValidationException) -> Failed:
     return Failed(400, "bad-field", message[:500], field=field, remedy="see /schema/openapi.json for what is allowed")
 
 
-_NAMES = {"states": "state", "in_state": "state", "types": "type", "from_": "from", "part": "Range"}
+_NAMES = {
+    "states": "state",
+    "in_state": "state",
+    "types": "type",
+    "from_": "from",
+    "part": "Range",
+    **{name: name.replace("_", "-") for name in ("if_none_match", "idempotency_key", "last_event_id")},
+}
 """What parameters are called outside, where it is not what the handler calls them."""
-_NAMES |= {name: name.replace("_", "-") for name in ("if_none_match", "idempotency_key", "last_event_id")}
-
 _AT = re.compile(r"(.*?)(?: - at `\$?(.*)`)?\Z", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`\Z", re.DOTALL)
 _REQUIRED = re.compile(r"Object missing required field `(.*)`\Z", re.DOTALL)

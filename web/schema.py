@@ -30,10 +30,13 @@ class Submitted(msgspec.Struct, frozen=True, gc=False):
 
 
 class SubmitAnswer(msgspec.Struct, frozen=True, gc=False):
-    """One entry for each job of the request, in order; all of it is on disk at `position`."""
+    """One entry for each job of the request, in order; all of it is on disk at `position`. What happens to the new
+    ones happens after `start`.
+    """
 
     jobs: list[Submitted]
     position: Position
+    start: Position = ""
 
 
 class JobOutcome(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -261,3 +264,28 @@ class Shown(msgspec.Struct, frozen=True, gc=False):
     cause: str
     trace: str
     event: msgspec.Raw
+
+
+class Printed(msgspec.Struct, frozen=True, gc=False):
+    """A piece of output. `data` in base64."""
+
+    stream: Literal["stdout", "stderr", "mark"]
+    at: int
+    data: str
+
+
+class Began(msgspec.Struct, frozen=True, gc=False):
+    """What follows is of this attempt."""
+
+    lease: int
+    attempt: int
+    worker: str
+
+
+class Ended(msgspec.Struct, frozen=True, gc=False):
+    """The task has ended so."""
+
+    state: str
+    end: str
+    code: int
+    reason: str

@@ -14,6 +14,7 @@ from events.task import AttemptEnd
 from worker.messages import (
     Answered,
     Began,
+    Denial,
     Done,
     Forget,
     Freed,
@@ -43,6 +44,7 @@ HOLD_ENDS_MAX = 512
 WAIT_MS = 2000
 """A task that has not started for this long is given back."""
 REASON_CHARS_MAX = 2000
+EXIT_FAILED = 1
 EXIT_SUPERSEDED = 3
 STOPPED = "worker stopped"
 
@@ -82,6 +84,15 @@ def _ordered(state: State, stimulus: Ordered) -> None:
         else:
             assert isinstance(order, Drain)
             state.drained = order.on
+
+
+def _denial(state: State, stimulus: Denial) -> None:
+    if stimulus.code == "superseded":
+        _quit(state, EXIT_SUPERSEDED, superseded(stimulus.detail))
+    elif stimulus.code == "malformed":
+        _quit(state, EXIT_FAILED, f"the platform does not understand this agent: {stimulus.detail}; update the older one")
+    else:
+        state.greet = True
 
 
 def _take(state: State, order: Run, now: int) -> None:
@@ -243,20 +254,18 @@ def _stop(state: State, stimulus: Stop) -> None:
 
 def _save(state: State, now: int) -> None:
     """Hand what ended to the disk, one batch at a time."""
-    if not state.fresh or state.saving is not None:
-        return
     if state.queue and len(state.fresh) < HOLD_ENDS_MAX and now - state.fresh_since < HOLD_MS:
         return
-    count = take(state.fresh)
-    items, state.fresh = merge(state.fresh[:count]), state.fresh[count:]
-    state.batches += 1
-    batch = Batch(state.batches, items)
-    if all(_is_free(ended) for ended in items):
-        state.saved.append(batch)
-        _save(state, now)
-        return
-    state.saving = batch
-    state.out.append(Save(batch.number, items))
+    while state.fresh and state.saving is None:
+        count = take(state.fresh)
+        items, state.fresh = merge(state.fresh[:count]), state.fresh[count:]
+        state.batches += 1
+        batch = Batch(state.batches, items)
+        if all(_is_free(ended) for ended in items):
+            state.saved.append(batch)
+        else:
+            state.saving = batch
+            state.out.append(Save(batch.number, items))
 
 
 def _is_free(ended: Ended) -> bool:
@@ -311,6 +320,12 @@ def _answered(state: State, stimulus: Answered) -> None:
     if stimulus.denied == "superseded":
         _quit(state, EXIT_SUPERSEDED, superseded(stimulus.detail))
         return
+    if stimulus.denied == "unknown_session":
+        # The shell goes on sending this report; it is taken once the session is known.
+        if not state.greet:
+            state.greet = True
+            state.out.append(Repoll())
+        return
     state.sent = None
     if state.sent_batches:
         state.out.append(Forget(state.sent_batches))
@@ -331,6 +346,7 @@ def _quit(state: State, code: int, why: str) -> None:
 
 _RULES: dict[type, Callable[[State, Any], None]] = {
     Ordered: _ordered,
+    Denial: _denial,
     Began: _began,
     Freed: _freed,
     Done: _done,

@@ -18,6 +18,14 @@ class Ordered(msgspec.Struct, frozen=True, gc=False):
     greeted: bool = False
 
 
+class Denial(msgspec.Struct, frozen=True, gc=False):
+    """A poll was refused for good."""
+
+    code: str
+    detail: str
+    now: int
+
+
 class Began(msgspec.Struct, frozen=True, gc=False):
     """An attempt that needed preparation (inputs, an image) runs now."""
 
@@ -81,7 +89,7 @@ class Stop(msgspec.Struct, frozen=True, gc=False):
     kill: bool = False
 
 
-Stimulus: TypeAlias = Ordered | Began | Freed | Done | Saved | Answered | Tick | Stop
+Stimulus: TypeAlias = Ordered | Denial | Began | Freed | Done | Saved | Answered | Tick | Stop
 
 
 class Start(msgspec.Struct, frozen=True, gc=False):

@@ -39,10 +39,7 @@ OOM_SHARE = 0.9
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 STDOUT, STDERR = 1, 2
 SIGNAL_BASE = 128
-_RESET = [
-    number
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-]
+_RESET = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class Rejected(Exception):
@@ -281,6 +278,8 @@ class ProcessExecutor:
             process.pipes[stream - 1] = -1
 
     def _reap(self, process: Process) -> None:
+        if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return  # not ended after all
         # While the leader is not reaped its group's number cannot be given to others: end the group first.
         tree.signal_group(process.pid, signal.SIGKILL)
         _, status, used = os.wait4(process.pid, 0)
@@ -396,7 +395,3 @@ def require_linux() -> None:
             sys.stderr.write("a worker needs Linux 5.3 or newer\n")
         raise SystemExit(1)
 
-
-def home_of(root: Path, key: Key) -> str:
-    """The folder of an attempt."""
-    return f"{root}/{key[0]}.{key[1]}"

@@ -8,7 +8,6 @@ from collections import deque
 
 from events.base import JobId, Runs, size_of
 from events.protocol import Ended, Held, Hello, Poll, Report, Run
-from events.worker import Capacity
 from worker.messages import Instruction
 from worker.pace import Pace
 from worker.reports import join
@@ -68,7 +67,7 @@ class State:
 
     def __init__(self, session: str, hello: Hello, unreported: dict[int, list[Ended]] | None = None) -> None:
         self.session, self.capacity = session, hello.capacity
-        self._hello = hello
+        self.hello = hello
         self.greet = True
         """The next poll must carry a Hello."""
         self.polls = 0
@@ -93,18 +92,17 @@ class State:
         self.fresh_since = 0
         self.saving: Batch | None = None
         self.saved: deque[Batch] = deque(Batch(number, items) for number, items in (unreported or {}).items())
-        self.batches = max(unreported or {0: []})
+        self.batches = max(unreported, default=0) if unreported else 0
         self.sent: Report | None = None
         self.sent_batches: list[int] = []
         self.sequence = 0
-        self.earlier = {
-            (ended.lease, ended.job): join(
-                item.tasks for batch in self.saved for item in batch.items if item.lease == ended.lease
-            )
-            for batch in self.saved
-            for ended in batch.items
-        }
+        self.earlier: dict[tuple[int, JobId], Runs] = {}
         """What ended in an earlier session: an order that names it again is for a report still on its way."""
+
+        for batch in self.saved:
+            for ended in batch.items:
+                known = self.earlier.get((ended.lease, ended.job), [])
+                self.earlier[ended.lease, ended.job] = join([known, ended.tasks])
 
     def unsent(self) -> bool:
         """Whether any end is not yet recorded."""
@@ -113,11 +111,6 @@ class State:
     def idle(self) -> bool:
         """Whether nothing is held at all."""
         return not (self.queue or self.running or self.settling or self.unsent())
-
-
-def free_cpus(state: State) -> int:
-    """Thousandths of a CPU that no task uses now."""
-    return state.capacity.cpus_milli - state.used_cpus
 
 
 def waiting_count(state: State) -> int:
@@ -150,12 +143,8 @@ def next_poll(state: State, now: int) -> Poll:
     state.polled_ahead = 0 if state.drained else state.pace.ahead(now, oldest)
     hello = None
     if state.greet:
-        said = state._hello  # pyright: ignore[reportPrivateUsage]
+        said = state.hello
         hello = Hello(said.boot, state.capacity, said.version, said.nonce, holding(state))
     room = 0 if state.stopping else -1
     return Poll(state.session, state.polls, state.last, room, state.polled_ahead, hello)
 
-
-def capacity_of(cpus_milli: int, memory_bytes: int, kinds: tuple[str, ...]) -> Capacity:
-    """A worker's capacity; noop tasks need nothing, so every worker runs them."""
-    return Capacity(cpus_milli, memory_bytes, tuple(dict.fromkeys((*kinds, "noop"))))

@@ -15,6 +15,9 @@ from services.cli.output import Mode, Output
 if TYPE_CHECKING:
     from web.client import AsyncHive
 
+TRY_S_MAX = 3.0
+"""How long a command tries to reach a hive that does not answer: longer than a restart of its nats-server."""
+
 Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -59,7 +62,7 @@ class Context:
         url, key = self.address()
         from web.client import AsyncHive
 
-        return AsyncHive(url, key)
+        return AsyncHive(url, key, try_s=TRY_S_MAX)
 
 
 def _nothing_here(folder: Folder, starting: bool) -> Failure:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from services.cli import format
 from services.cli.output import Output
 
 if TYPE_CHECKING:
@@ -13,4 +14,7 @@ async def copy_output(
 ) -> None:
     """Write the output of one task's latest attempt, until its end when `follow`."""
     async for piece in hive.logs(job, index, follow=follow, stream=stream):
-        output.raw(piece.data, piece.stream)
+        if piece.stream == "mark":
+            output.note(f"[{format.plain(piece.data.decode(errors='replace').strip())}]")
+        else:
+            output.raw(piece.data, piece.stream)

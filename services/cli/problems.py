@@ -1,5 +1,7 @@
 """What to tell people about errors of the parts below hivectl."""
 
+from typing import cast
+
 from services.cli.failure import Exit, Failure
 
 
@@ -10,8 +12,10 @@ def explain_known(error: Exception) -> Failure | None:
     from infra.settings import SettingsError
     from web.client.errors import HiveError
 
-    while isinstance(error, ExceptionGroup) and error.exceptions:
-        error = error.exceptions[0]
+    if isinstance(error, ExceptionGroup):
+        # Of several things that went wrong at once, the first: the others are mostly the same.
+        group = cast("ExceptionGroup[Exception]", error)
+        return explain_known(group.exceptions[0])
     if isinstance(error, Failure):
         return error
     if isinstance(error, HiveError):
@@ -23,6 +27,13 @@ def explain_known(error: Exception) -> Failure | None:
     if isinstance(error, OSError) and error.filename is not None:
         return Failure(f"{error.strerror}: {error.filename}", "check the path", Exit.USAGE)
     return None
+
+
+_LISTS = {
+    "job": "`hivectl jobs` lists them",
+    "worker": "`hivectl workers` lists them",
+    "blob": "`hivectl blob put FILE` stores one",
+}
 
 
 def _of_hive(error: Exception) -> Failure:
@@ -41,4 +52,7 @@ def _of_hive(error: Exception) -> Failure:
     remedy = error.remedy
     if code == Exit.UNAUTHORIZED:
         remedy = "set HIVE_KEY to the admin key, or HIVE_DATA to the hive's data folder on its machine"
+    if isinstance(error, NotFound):
+        # The API names its own paths; here it is commands that help.
+        remedy = next((way for thing, way in _LISTS.items() if f"no {thing} " in error.detail), remedy)
     return Failure(what, remedy, code)

@@ -20,8 +20,10 @@ PAUSE_S = 0.25
 JOBS_COMPARED_MAX = 10_000
 PAGE = 1000
 SHOWN_MAX = 5
-JOB_FIELDS = ("state", "reason", "kind", "count", "queued", "leased", "running", "succeeded", "failed", "cancelled")
-JOB_FIELDS += ("priority", "memory", "after", "owner", "submitted_at", "finished_at", "position")
+JOB_FIELDS = (
+    *("state", "reason", "kind", "count", "queued", "leased", "running", "succeeded", "failed", "cancelled"),
+    *("priority", "memory", "after", "owner", "submitted_at", "finished_at", "position"),
+)
 WORKER_FIELDS = ("state", "drained", "memory", "version", "leased", "finished", "failed", "since")
 
 
@@ -57,8 +59,10 @@ def prove(context: Context) -> int:
 async def _prove(context: Context) -> int:
     from infra import settings as settings_
     from infra.connect import open_platform
+    from infra.logging import configure
     from infra.nats_log import JetStreamLog
 
+    configure(json=False, level="debug" if context.debug else "error")
     output, folder = context.output, context.folder()
     async with context.client() as hive:
         live = await _look(hive)

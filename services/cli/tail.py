@@ -2,11 +2,13 @@
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from events import catalog, describe
+from events.base import Sealed
 from services.cli.context import Context, command
 from services.cli.find import find_job
 from services.cli.options import DURATION
@@ -14,7 +16,10 @@ from services.cli.options import DURATION
 if TYPE_CHECKING:
     from web.schema import Shown
 
-ENTITIES = sorted({kind.entity for kind in catalog.EVENTS})  # pyright: ignore[reportAttributeAccessIssue] all have one
+ENTITIES: list[str] = sorted({getattr(kind, "entity") for kind in catalog.EVENTS})  # noqa: B009 declared by each base
+
+SEALED_SHOWN = "<sealed>"
+_SEALED = Sealed("", b"")
 
 
 @command("tail")
@@ -24,7 +29,7 @@ ENTITIES = sorted({kind.entity for kind in catalog.EVENTS})  # pyright: ignore[r
 @click.option("--job", default="", help="Only events of this job.")
 @click.option("--entity", default="", type=click.Choice(("", *ENTITIES)), help="Only events of this kind of thing.")
 @click.option("--no-follow", is_flag=True, help="End when everything so far has been shown.")
-def tail(context: Context, start: str, since: float | None, types: tuple[str, ...], **more: object) -> None:
+def tail(context: Context, start: str, since: float | None, types: tuple[str, ...], **more: Any) -> None:
     """Show events as they happen, until Ctrl-C. With --from or --since: also those that happened since then.
 
     One line an event: time, type, what it is about, its fields, who asked, its position. --json: one JSON object a line.
@@ -54,9 +59,19 @@ def _show(context: Context, shown: "Shown") -> None:
     if context.output.mode == "json":
         context.output.json_line(shown)
         return
-    event = catalog.event_of(shown.event)
+    event = event_of(shown.event)
     offset = time.localtime(shown.at / 1000).tm_gmtoff
     context.output.line(describe.line(catalog.position_of(shown.position), shown.at, shown.by, event, offset))
+
+
+def event_of(shown: msgspec.Raw) -> catalog.AnyEvent | catalog.Unknown:
+    """The event that the API shows: it says `<sealed>` where the log has what a user typed."""
+    body: dict[str, Any] = msgspec.json.decode(shown)
+    try:
+        opened = {name: _SEALED if value == SEALED_SHOWN else value for name, value in body.items()}
+        return catalog.event_of(msgspec.json.encode(opened))
+    except msgspec.ValidationError:
+        return catalog.Unknown(body.pop("type"), body)
 
 
 COMMANDS = {"tail": tail}

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 
 from infra.link import Link, LinkDown, LinkTimeout, NoResponders
 from services.pool.commands import COMMANDS_PER_ASK_MAX, Answer, Ask, Command, answer_of, command_subject, pack
@@ -31,9 +30,10 @@ class PoolClient:
         if len(commands) > COMMANDS_PER_ASK_MAX:
             raise ValueError(f"{len(commands)} commands; at most {COMMANDS_PER_ASK_MAX} can be asked at once")
         data = pack(Ask(commands, by, cause, trace))
-        give_up = time.monotonic() + timeout_s
+        clock = asyncio.get_running_loop().time
+        give_up = clock() + timeout_s
         why, pause = "", 0.02
-        while (left := give_up - time.monotonic()) > 0:
+        while (left := give_up - clock()) > 0:
             try:
                 answer = answer_of((await self._link.request(self._subject, data, min(left, TRY_S_MAX))).data)
             except (LinkDown, LinkTimeout, NoResponders) as error:
@@ -44,6 +44,6 @@ class PoolClient:
                 why = answer.detail
                 if answer.code == "malformed":
                     break
-            await asyncio.sleep(min(random.uniform(0.5, 1.0) * pause, max(0.0, give_up - time.monotonic())))
+            await asyncio.sleep(min(random.uniform(0.5, 1.0) * pause, max(0.0, give_up - clock())))
             pause = min(pause * 2, PAUSE_S_MAX)
         raise PoolUnavailable(f"the pool's writer gave no answer within {timeout_s:g} s ({why})")

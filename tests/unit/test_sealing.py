@@ -1,5 +1,7 @@
 """Text under a key: back unchanged, gone without the key, never read wrongly."""
 
+from collections.abc import Callable
+
 import pytest
 
 from events.base import Sealed
@@ -29,10 +31,10 @@ def test_a_destroyed_key_is_named() -> None:
 @pytest.mark.parametrize(
     "change", [lambda d: d[:-1], lambda d: d[:-1] + bytes([d[-1] ^ 1]), lambda d: b"", lambda d: d[:10]]
 )
-def test_a_changed_byte_is_noticed(change: object) -> None:
+def test_a_changed_byte_is_noticed(change: Callable[[bytes], bytes]) -> None:
     sealed = Sealer(KEY).seal(b"echo hello")
     with pytest.raises(SealBroken):
-        Sealer(KEY).open(Sealed(sealed.key, change(sealed.data)))  # type: ignore[operator]
+        Sealer(KEY).open(Sealed(sealed.key, change(sealed.data)))
 
 
 def test_another_key_of_the_same_name_does_not_open() -> None:

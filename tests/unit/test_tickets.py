@@ -3,10 +3,12 @@
 import base64
 import re
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from events.spec import TEXT_BYTES_MAX, Input
 from infra.tickets import ROOTS_MAX, BadTicket, Tickets
 
 TICKETS = Tickets(b"k" * 32)
@@ -30,10 +32,19 @@ def test_without_roots_it_opens_nothing() -> None:
     assert ticket.results_of() == []
 
 
-def test_fits_a_header() -> None:
-    text = TICKETS.issue("w" * 13, "j" * 17, [f"{n:064x}" for n in range(ROOTS_MAX)], NOW)
+@pytest.mark.parametrize("spell", ["{:064x}", "results:j{:016x}"])
+def test_of_the_longest_text_fits_a_header(spell: str) -> None:
+    """As many different inputs as one job's text can name."""
+    roots: list[str] = []
+    size = 0
+    while size < TEXT_BYTES_MAX:
+        root = spell.format(len(roots))
+        roots.append(root)
+        size += len(msgspec.msgpack.encode(Input("a", job=root[8:]) if ":" in root else Input("a", root)))
+    text = TICKETS.issue("w" * 13, "j" * 17, roots, NOW)
     assert re.fullmatch(r"[A-Za-z0-9_-]+", text)
-    assert len(text) < 32 * 1024
+    assert len(text) < 64 * 1024 - 1000
+    assert TICKETS.check(text, 0).roots == roots
 
 
 def test_too_many_roots_are_refused() -> None:

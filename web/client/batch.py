@@ -28,8 +28,8 @@ async def post(http: Http, bodies: list[bytes], key: str) -> list[Job]:
     """Submit encoded specs as one request. Raises HiveError."""
     headers = {"Content-Type": "application/json", "Idempotency-Key": key}
     answer = _answer_of(await http.ask("POST", _PATH, None, b"[%s]" % b",".join(bodies), headers))
-    position = answer.position
-    return [Job(one.job, one.existing, position) for one in answer.jobs]
+    position, start = answer.position, answer.start
+    return [Job(one.job, one.existing, position, start) for one in answer.jobs]
 
 
 class Batcher:
@@ -130,4 +130,3 @@ def _about_one(error: HiveError, number: int, field: str) -> HiveError:
 def _fail(future: "asyncio.Future[Job]", error: HiveError) -> None:
     if not future.done():
         future.set_exception(error)
-

@@ -7,6 +7,7 @@ asked once. No task a job, no request a job.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from time import monotonic
 
 import msgspec
 
@@ -19,6 +20,8 @@ from web.client.types import Job, JobResult
 from web.schema import Job as JobView
 
 KEPT_MAX = 100_000
+FRESH_S = 10.0
+"""How old a submission may be for the stream to begin there; otherwise it begins now, and older jobs are asked for."""
 IDLE_S = 60.0
 """The stream ends when nobody waits for so long."""
 ENDED = ("succeeded", "failed", "cancelled")
@@ -58,6 +61,13 @@ class Finished:
         self._start: tuple[int, int] | None = None
         self._stands = asyncio.Event()
         self._id = ""
+        self._fresh = (0.0, "")
+
+    def note(self, start: str) -> None:
+        """Jobs were handed in whose ends come after `start`: a stream that begins soon begins there."""
+        now = monotonic()
+        if self._task is None and now - self._fresh[0] > FRESH_S:
+            self._fresh = (now, start)
 
     def now(self, job: JobId) -> JobResult | None:
         """How the job ended, when that is known here."""
@@ -68,8 +78,7 @@ class Finished:
         name = job if isinstance(job, str) else job.job
         if (known := self._kept.get(name)) is not None:
             return known
-        position = "" if isinstance(job, str) or job.existing else job.position
-        certain = self._covers(position)
+        certain = self._covers("" if isinstance(job, str) or job.existing else job.start)
         future: asyncio.Future[JobResult] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(name, []).append(future)
         try:
@@ -81,19 +90,15 @@ class Finished:
                 future.cancel()
             self._forget(name, future)
 
-    def _covers(self, position: str) -> bool:
-        """Whether the end of a job known at `position` will come, or has come and is kept. Starts the stream."""
-        order = _order(position)
+    def _covers(self, start: str) -> bool:
+        """Whether the end of a job after `start` will come, or has come and is kept. Has the stream begin."""
         if self._task is None:
-            self._begin(position)
-            return bool(position)
-        return bool(position) and self._start is not None and order >= self._start
-
-    def _begin(self, position: str) -> None:
-        # What was kept of an earlier stream stays true; what it missed is asked for.
-        self._start, self._id = (_order(position) if position else None), ""
-        self._stands = asyncio.Event()
-        self._task = asyncio.create_task(self._run(position))
+            at, begin = self._fresh
+            begin = begin if monotonic() - at < FRESH_S else ""
+            self._start, self._id, self._fresh = (_order(begin) if begin else None), "", (0.0, "")
+            self._stands = asyncio.Event()
+            self._task = asyncio.create_task(self._run(begin))
+        return bool(start) and self._start is not None and _order(start) >= self._start
 
     async def _ask(self, name: JobId) -> None:
         """Look at the job itself. The stream stands by then, so that an end in between is not missed."""
@@ -164,6 +169,7 @@ class Finished:
                         self._end(JobResult(one.job, one.state, one.succeeded, one.failed, one.cancelled))
                 if event.id:
                     self._id = event.id
+                    self._start = self._start or _order(event.id)
                 if self._waiting:
                     wanted_at = loop.time()
                 elif loop.time() - wanted_at > IDLE_S:

@@ -10,12 +10,13 @@ from events.job import JobEnd
 
 class Job(msgspec.Struct, frozen=True, gc=False):
     """A job that was handed in. `existing`: it had been before, under the same idempotency key; `position`: where in
-    the log it is known.
+    the log it is known; `start`: what happens to a new one happens after this position.
     """
 
     job: JobId
     existing: bool = False
     position: str = ""
+    start: str = ""
 
     def __str__(self) -> str:
         return self.job

@@ -1,0 +1,59 @@
+"""What a job may be asked with, as keyword arguments, and how they become a JobSpec."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypedDict
+
+from events.base import Digest
+from events.job import Kind
+from events.spec import Each, Input, JobSpec, RetrySpec
+from web.client.types import AnyJob, Job, id_of
+
+Command: TypeAlias = str | Sequence[str]
+"""Words, or one text that is split as a shell would split it; no shell runs it."""
+Source: TypeAlias = Path | bytes | Digest | Job
+"""What an input is made of: a file, bytes, a blob that is there, or all results of a job."""
+Item: TypeAlias = str | int | float | Sequence[str] | Each
+"""What one task of `map` has of its own: one argument after the command's, several, or an Each."""
+Stream: TypeAlias = Literal["both", "stdout", "stderr"]
+
+
+class Fields(TypedDict, total=False):
+    """See `events.spec.JobSpec`. `after` takes jobs or ids, `inputs` also a mapping from paths to what lies there."""
+
+    kind: Kind
+    image: str
+    count: int
+    name: str
+    labels: dict[str, str]
+    env: dict[str, str]
+    cwd: str
+    priority: int
+    cpus: float
+    memory: int
+    time_limit: float
+    lost_after: float
+    retries: RetrySpec
+    after: Sequence[AnyJob]
+    inputs: Sequence[Input] | Mapping[str, Source]
+    each: Digest
+    results: list[str]
+    ref: str
+
+
+def spec_of(command: Command, fields: Fields, inputs: list[Input] | None) -> JobSpec:
+    """The spec; `inputs` are those of the fields when they were a mapping."""
+    more: dict[str, Any] = {**fields}
+    if "after" in more:
+        more["after"] = [id_of(job) for job in more["after"]]
+    if inputs is not None:
+        more["inputs"] = inputs
+    return JobSpec(shlex.split(command) if isinstance(command, str) else [*command], **more)
+
+
+def each_of(item: Item) -> Each:
+    """What a task has of its own."""
+    if isinstance(item, Each):
+        return item
+    return Each([str(item)] if isinstance(item, (str, int, float)) else [str(word) for word in item])

@@ -1,0 +1,35 @@
+"""Follows a stream of server-sent events, and comes back to it after a break where it was."""
+
+from collections.abc import AsyncGenerator
+
+from web.client.errors import Broken, Unavailable
+from web.client.http import BROKEN, Http, Query, Retry, unreachable
+from web.client.sse import Sse, events
+
+
+async def follow(http: Http, path: str, query: Query, try_s: float, end: str | None) -> AsyncGenerator[Sse]:
+    """The events. `end` names the one after which nothing comes; "": the stream just ends; None: it never does.
+
+    Raises HiveError: Unavailable when it could not be read for `try_s`.
+    """
+    retry = Retry(try_s, http.url)
+    last = ""
+    while True:
+        headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last} if last else {})}
+        try:
+            async with http.stream(path, query, headers) as answer:
+                async for event in events(answer.content):
+                    retry.again()
+                    yield event
+                    last = event.id or last
+                    if end and event.event == end:
+                        return
+            if end == "":
+                return
+            raise ConnectionError("the stream ended")
+        except BROKEN as trouble:
+            await retry.pause(unreachable(http.url, trouble))
+        except Unavailable as error:
+            await retry.pause(error)
+        except ValueError as error:
+            raise Broken(str(error)) from error

@@ -1,0 +1,200 @@
+"""A task's folder: made, filled with its inputs, searched for its results, removed. Names from users stay inside it."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shutil
+import stat
+from collections import OrderedDict
+
+import msgspec
+import structlog
+
+from events.base import Digest, JobId
+from events.protocol import Run
+from events.spec import Each, Input
+from events.task import FileRef
+from worker.api import Api, Unavailable
+from worker.cache import Cache
+from worker.process import Rejected
+from worker.state import Key
+
+EACH_JOBS_MAX = 8
+READ_BYTES = 1024 * 1024
+RESULTS_BYTES_MAX = 256 * 1024
+"""What an attempt's list of results may take in its report."""
+RESULT_BYTES = 100
+FOLDER_MODE = 0o700
+
+_log = structlog.get_logger()
+_each_of = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_one_of = msgspec.json.Decoder(Each).decode
+
+
+class NotWritten(Exception):
+    """A declared result is not there, or is not a file that can be taken."""
+
+
+class Places:
+    """Task folders below `root`."""
+
+    def __init__(self, root: str, cache: Cache, api: Api) -> None:
+        self._root, self._cache, self._api = root, cache, api
+        self._each: OrderedDict[tuple[JobId, Digest], list[msgspec.Raw]] = OrderedDict()
+        self._removing: set[asyncio.Future[None]] = set()
+
+    def path(self, key: Key) -> str:
+        """The folder of an attempt."""
+        return f"{self._root}/{key[0]}.{key[1]}"
+
+    def make(self, key: Key) -> str:
+        """A new, empty folder for an attempt. Raises Rejected."""
+        folder = self.path(key)
+        try:
+            os.mkdir(folder, FOLDER_MODE)
+        except FileExistsError:
+            # Of the same attempt in an earlier session; its processes were ended when this agent started.
+            _remove(folder)
+            os.mkdir(folder, FOLDER_MODE)
+        except OSError as error:
+            raise Rejected(f"no folder could be made for the task on this machine: {error.strerror}") from None
+        return folder
+
+    def remove(self, folder: str) -> None:
+        """Remove a folder: at once when it is empty, else aside."""
+        try:
+            os.rmdir(folder)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            removing: asyncio.Future[None] = asyncio.get_running_loop().run_in_executor(None, _remove, folder)
+            self._removing.add(removing)
+            removing.add_done_callback(self._removing.discard)
+
+    async def close(self) -> None:
+        """Wait until nothing is being removed."""
+        await asyncio.gather(*self._removing, return_exceptions=True)
+
+    async def each(self, order: Run, index: int) -> Each:
+        """What this task has of its own. Raises Rejected."""
+        if not order.text.each:
+            return Each()
+        known = (order.job, order.text.each)
+        try:
+            entries = self._each.get(known)
+            if entries is None:
+                entries = _each_of(await self._cache.read(order.text.each, order.ticket))
+                self._each[known] = entries
+                while len(self._each) > EACH_JOBS_MAX:
+                    self._each.popitem(last=False)
+            if index >= len(entries):
+                raise Rejected(f"the list `each` has {len(entries)} entries, none for task {index}; one a task is needed")
+            return _one_of(entries[index])
+        except Unavailable as error:
+            raise Rejected(f"the list `each` could not be fetched: {error}") from None
+        except msgspec.DecodeError as error:
+            raise Rejected(f"the list `each` has no usable entry {index}: {error}") from None
+
+    async def fill(self, order: Run, folder: str, inputs: list[Input]) -> None:
+        """Put the inputs into the folder. Raises Rejected."""
+        for file in inputs:
+            try:
+                if file.job:
+                    for result in await self._api.results(file.job, order.ticket, order.position):
+                        target = _target(folder, f"{file.path}/{result.index}/{result.path}")
+                        await self._cache.place(result.digest, order.ticket, target)
+                else:
+                    await self._cache.place(file.digest, order.ticket, _target(folder, file.path))
+            except Unavailable as error:
+                raise Rejected(f"input {file.path!r} could not be fetched: {error}") from None
+            except OSError as error:
+                raise Rejected(f"input {file.path!r} could not be placed: {error.strerror}") from None
+
+    async def collect(self, order: Run, folder: str) -> list[FileRef]:
+        """Store the declared results; what they are. Raises NotWritten, and Unavailable when they cannot be stored."""
+        found: list[FileRef] = []
+        size = 0
+        for path in order.text.results:
+            fd = open_inside(folder, path)
+            try:
+                length = os.fstat(fd).st_size
+                digest = _digest(fd) if length <= READ_BYTES else await asyncio.to_thread(_digest, fd)
+                await self._api.upload(digest, order.ticket, fd, length)
+            finally:
+                os.close(fd)
+            size += RESULT_BYTES + len(path)
+            if size > RESULTS_BYTES_MAX:
+                limit = f"the list of results takes more than {RESULTS_BYTES_MAX} bytes"
+                raise NotWritten(f"{limit}; pack them into an archive")
+            found.append(FileRef(path, digest, length))
+        return found
+
+
+def _target(folder: str, path: str) -> str:
+    """Where an input goes, its parent folders made. Raises Rejected for a path that leads out."""
+    parts = path.split("/")
+    if path.startswith("/") or any(part in ("", ".", "..") or "\0" in part for part in parts):
+        raise Rejected(f"input {path!r} does not name a place inside the task's folder")
+    # Nothing but this module has written here yet, so no part can be a link that leads out.
+    os.makedirs(f"{folder}/{'/'.join(parts[:-1])}", FOLDER_MODE, exist_ok=True)
+    return f"{folder}/{path}"
+
+
+def open_inside(folder: str, path: str) -> int:
+    """A descriptor of a regular file inside `folder`, following no link. Raises NotWritten."""
+    parts = path.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        raise NotWritten(f"declared result {path!r} does not name a place inside the task's folder")
+    at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in parts[:-1]:
+            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            os.close(at)
+            at = below
+        # Non-blocking: opening a pipe would wait for ever.
+        fd = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+    except FileNotFoundError:
+        raise NotWritten(f"declared result {path!r} was not written") from None
+    except OSError as error:
+        raise NotWritten(f"declared result {path!r} is not a file inside the task's folder: {error.strerror}") from None
+    finally:
+        os.close(at)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise NotWritten(f"declared result {path!r} is not a regular file; write a file, or an archive of the folder")
+    return fd
+
+
+def _digest(fd: int) -> Digest:
+    seen, at = hashlib.sha256(), 0
+    while data := os.pread(fd, READ_BYTES, at):
+        seen.update(data)
+        at += len(data)
+    return seen.hexdigest()
+
+
+def _remove(folder: str) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if os.path.lexists(folder):
+        # A task may have taken its own folders' permissions away.
+        for here, _, _ in os.walk(folder):
+            with contextlib.suppress(OSError):
+                os.chmod(here, FOLDER_MODE)
+                for name in os.listdir(here):
+                    if not os.path.islink(f"{here}/{name}") and os.path.isdir(f"{here}/{name}"):
+                        os.chmod(f"{here}/{name}", FOLDER_MODE)
+        shutil.rmtree(folder, ignore_errors=True)
+    if os.path.lexists(folder):
+        _log.warning("worker.folder_left", folder=folder)
+
+
+def clear(root: str) -> None:
+    """Remove every task folder that an earlier agent left."""
+    os.makedirs(root, FOLDER_MODE, exist_ok=True)
+    for name in os.listdir(root):
+        path = f"{root}/{name}"
+        if os.path.isdir(path) and not os.path.islink(path):
+            _remove(path)
+        else:
+            os.unlink(path)

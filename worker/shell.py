@@ -1,0 +1,329 @@
+"""Carries the machine's instructions out and tells it what became of them: a table from instruction to method."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from events.protocol import Report, Run
+from events.task import AttemptEnd, Detail, FileRef
+from worker import machine
+from worker.api import Unavailable
+from worker.container import ContainerExecutor
+from worker.messages import (
+    Answered,
+    Began,
+    Done,
+    End,
+    Forget,
+    Freed,
+    Instruction,
+    Kill,
+    Quit,
+    Repoll,
+    Save,
+    Saved,
+    Send,
+    Start,
+    Stimulus,
+    Tick,
+)
+from worker.output import OutputDesk
+from worker.place import NotWritten, Places
+from worker.process import Launch, ProcessExecutor, Ran, Rejected
+from worker.spool import Spool
+from worker.state import Key, State
+
+TICK_S = 0.025
+SUCCEEDED = ("exit", 0)
+
+_log = structlog.get_logger()
+
+
+def clock() -> int:
+    """Milliseconds that only go on."""
+    return time.monotonic_ns() // 1_000_000
+
+
+class Settling:
+    """An attempt whose process is gone, while its output and results are made safe."""
+
+    __slots__ = ("cancelled", "detail", "output", "ran", "results")
+
+    def __init__(self, ran: Ran, output: bool) -> None:
+        self.ran = ran
+        self.detail = detail_of(ran)
+        self.output = output
+        """Whether output is still on its way."""
+        self.results: asyncio.Task[None] | None = None
+        self.cancelled: Kill | None = None
+
+
+def detail_of(ran: Ran) -> Detail:
+    """What the attempt used."""
+    return Detail(ran.started_at, ran.wall_ms, ran.cpu_ms, ran.memory_peak)
+
+
+class Shell:
+    """Hosts one machine. `on_report`, `on_repoll` and `on_quit` are the agent's."""
+
+    def __init__(
+        self,
+        state: State,
+        spool: Spool,
+        places: Places,
+        on_report: Callable[[Report], None],
+        on_repoll: Callable[[], None],
+        on_quit: Callable[[Quit], None],
+    ) -> None:
+        self.state, self._spool, self._places = state, spool, places
+        self.processes: ProcessExecutor
+        self.containers: ContainerExecutor | None = None
+        self.desk: OutputDesk
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[Stimulus] = deque()
+        self._feeding = False
+        self._freed: list[Key] = []
+        self._ends: list[End] = []
+        self._preparing: dict[Key, asyncio.Task[None]] = {}
+        self._settling: dict[Key, Settling] = {}
+        self._saving: set[asyncio.Task[None]] = set()
+        self._forgotten: list[int] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._on_quit = on_quit
+        self._table: dict[type[Instruction], Callable[[Any], None]] = {
+            Start: self._start,
+            Kill: self._kill,
+            Save: self._save,
+            Send: lambda instruction: on_report(instruction.report),
+            Forget: self._forget,
+            Repoll: lambda instruction: on_repoll(),
+            Quit: on_quit,
+        }
+
+    def feed(self, stimulus: Stimulus) -> None:
+        """Tell the machine, and do what it says. What that brings about is told next, not in between."""
+        self._waiting.append(stimulus)
+        self._pump()
+
+    def flush(self) -> None:
+        """Tell the machine of the attempts that ended in this round."""
+        self._gather()
+        self._pump()
+
+    def _pump(self) -> None:
+        if self._feeding or not self._waiting:
+            return
+        self._feeding = True
+        try:
+            while self._waiting:
+                for instruction in machine.step(self.state, self._waiting.popleft()):
+                    self._table[type(instruction)](instruction)
+                self._gather()
+        finally:
+            self._feeding = False
+        if self._timer is None and machine.wants_ticks(self.state):
+            self._timer = self._loop.call_later(TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.feed(Tick(clock()))
+
+    def _gather(self) -> None:
+        now = clock()
+        if self._freed:
+            self._waiting.extend(Freed(lease, index, now) for lease, index in self._freed)
+            self._freed = []
+        if self._ends:
+            self._waiting.append(Done(self._ends, now))
+            self._ends = []
+
+    def _watched(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run `work` aside. An exception in it is a bug, and stops the agent: it is started again."""
+        task = self._loop.create_task(work)
+        task.add_done_callback(self._look_at)
+        return task
+
+    def _look_at(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("worker.bug", exc_info=error)
+            self._on_quit(Quit(machine.EXIT_FAILED, f"a bug: {error!r}"))
+
+    async def close(self) -> None:
+        """Stop everything that was started here; nothing is reported any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        tasks = [*self._preparing.values(), *(s.results for s in self._settling.values() if s.results)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, *self._saving, return_exceptions=True)
+
+    # Starting
+
+    def _start(self, start: Start) -> None:
+        order, index = start.order, start.index
+        key = (order.number, index)
+        if machine.needs_preparing(order):
+            self._preparing[key] = self._watched(self._prepare(order, index))
+            return
+        try:
+            folder = self._places.make(key)
+        except Rejected as error:
+            self._ends.append(End(*key, "rejected", 0, str(error)))
+            return
+        try:
+            self.processes.launch(Launch(order, index, folder, order.text.command, {}))
+        except Rejected as error:
+            self._places.remove(folder)
+            self._ends.append(End(*key, "rejected", 0, str(error)))
+
+    async def _prepare(self, order: Run, index: int) -> None:
+        """Fetch what the task needs, then start it."""
+        key = (order.number, index)
+        folder = ""
+        try:
+            own = await self._places.each(order, index)
+            folder = self._places.make(key)
+            await self._places.fill(order, folder, [*order.text.inputs, *own.inputs])
+            launch = Launch(order, index, folder, [*order.text.command, *own.args], own.env)
+            if order.kind == "container":
+                if self.containers is None:
+                    raise Rejected("no container engine answers on this machine")
+                await self.containers.prepare(launch)
+                self.containers.launch(launch)
+            else:
+                self.processes.launch(launch)
+        except Rejected as error:
+            if folder:
+                self._places.remove(folder)
+            self._ends.append(End(*key, "rejected", 0, str(error)))
+            self._preparing.pop(key, None)
+            self.flush()
+        except BaseException:
+            if folder:
+                self._places.remove(folder)
+            raise
+        else:
+            self._preparing.pop(key, None)
+            self.feed(Began(*key, clock()))
+
+    def _kill(self, kill: Kill) -> None:
+        key = (kill.lease, kill.index)
+        preparing = self._preparing.pop(key, None)
+        settling = self._settling.get(key)
+        if preparing is not None:
+            preparing.cancel()
+            self._ends.append(End(*key, kill.end, 0, kill.reason))
+        elif settling is not None:
+            settling.cancelled = kill
+            if settling.results is not None:
+                settling.results.cancel()
+                settling.results = None
+            self.desk.drop(key)
+            self._check(key)
+        elif key in self.processes.running:
+            # A worker that stops now does not wait; a cancelled task may clean up.
+            grace = {"grace_s": 0.0} if kill.end == "lost" else {}
+            self.processes.kill(key, kill.end, kill.reason, **grace)
+        elif self.containers is not None:
+            self.containers.kill(key, kill.end, kill.reason)
+
+    # Ending
+
+    def on_ended(self, ran: Ran) -> None:
+        """An executor's processes of an attempt are gone. `flush` follows."""
+        key = ran.key
+        text = ran.order.text
+        has_output = self.desk.has(key)
+        takes_results = bool(text.results) and (ran.end, ran.code) == SUCCEEDED
+        if not has_output and not takes_results:
+            self._places.remove(self._places.path(key))
+            self._ends.append(End(*key, ran.end, ran.code, ran.reason, detail_of(ran)))
+            return
+        settling = self._settling[key] = Settling(ran, has_output)
+        self._freed.append(key)
+        if takes_results:
+            settling.results = self._watched(self._collect(settling))
+        else:
+            self._places.remove(self._places.path(key))
+        if has_output:
+            self.desk.end(key)
+
+    def on_output_settled(self, key: Key, digest: str, size: int, lost: str) -> None:
+        """An ended attempt's output is safe, or nobody wants it."""
+        settling = self._settling[key]
+        settling.output = False
+        detail = settling.detail
+        settling.detail = Detail(
+            detail.started_at, detail.wall_ms, detail.cpu_ms, detail.memory_peak, size, digest, detail.results
+        )
+        if lost:
+            self._output_lost(settling.ran, lost)
+        self._check(key)
+
+    @staticmethod
+    def _output_lost(ran: Ran, why: str) -> None:
+        # Only a success becomes one: why a task failed says more.
+        if (ran.end, ran.code) == SUCCEEDED:
+            ran.end, ran.reason = "output_lost", why
+
+    async def _collect(self, settling: Settling) -> None:
+        ran = settling.ran
+        folder = self._places.path(ran.key)
+        found: list[FileRef] = []
+        try:
+            found = await self._places.collect(ran.order, folder)
+        except NotWritten as error:
+            self._output_lost(ran, str(error))
+        except Unavailable as error:
+            self._output_lost(ran, f"its results could not be stored: {error}")
+        finally:
+            self._places.remove(folder)
+        detail = settling.detail
+        settling.detail = Detail(
+            detail.started_at, detail.wall_ms, detail.cpu_ms, detail.memory_peak, detail.out_size, detail.out, found
+        )
+        settling.results = None
+        self._check(ran.key)
+        self.flush()
+
+    def _check(self, key: Key) -> None:
+        """Tell the machine once nothing is on its way any more."""
+        settling = self._settling.get(key)
+        if settling is None or settling.output or settling.results is not None:
+            return
+        del self._settling[key]
+        ran, kill = settling.ran, settling.cancelled
+        end: AttemptEnd = kill.end if kill else ran.end
+        reason = kill.reason if kill else ran.reason
+        self._ends.append(End(*key, end, ran.code, reason, settling.detail))
+
+    # Reports
+
+    def _save(self, save: Save) -> None:
+        task = self._watched(self._save_batch(save))
+        self._saving.add(task)
+        task.add_done_callback(self._saving.discard)
+
+    async def _save_batch(self, save: Save) -> None:
+        try:
+            await asyncio.to_thread(self._spool.save, save.batch, save.items)
+        except OSError as error:
+            # Going on risks these results only if the agent dies before they are recorded; waiting risks all work.
+            _log.error("worker.spool_failed", why=str(error), tasks=len(save.items))
+        forgotten, self._forgotten = self._forgotten, []
+        self._spool.forget(forgotten)
+        self.feed(Saved(save.batch, clock()))
+
+    def _forget(self, forget: Forget) -> None:
+        if self.state.saving is not None:
+            self._forgotten += forget.batches  # the spool does one thing at a time
+        else:
+            self._spool.forget(forget.batches)
+
+    def answered(self, sequence: int, denied: str = "", detail: str = "") -> None:
+        """The report was answered."""
+        self.feed(Answered(sequence, clock(), denied, detail))

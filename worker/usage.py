@@ -1,0 +1,50 @@
+"""What this machine is and uses, by psutil."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from events.protocol import Heartbeat
+from infra.disk import free_bytes
+
+MEMORY_SHARE = 0.9
+"""Of the machine's memory, what is offered to tasks unless told otherwise."""
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+_psutil: Any = psutil
+
+
+def boot_id() -> str:
+    """Names this boot of the machine: processes of another boot cannot be alive."""
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return f"boot-{int(_psutil.boot_time())}"
+
+
+def cpus() -> float:
+    """How many CPUs this process may use."""
+    return float(len(os.sched_getaffinity(0)))
+
+
+def memory_bytes() -> int:
+    """The memory to offer to tasks."""
+    return int(_psutil.virtual_memory().total * MEMORY_SHARE)
+
+
+def heartbeat(session: str, folder: Path, running: int, waiting: int) -> Heartbeat:
+    """The machine's use now; CPU since the last call."""
+    memory = _psutil.virtual_memory()
+    return Heartbeat(
+        session,
+        time.time_ns() // 1_000_000,
+        float(_psutil.cpu_percent()),
+        int(memory.total - memory.available),
+        int(memory.total),
+        free_bytes(folder),
+        running,
+        waiting,
+    )
