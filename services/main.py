@@ -6,6 +6,7 @@ The end is the same backwards. The first Ctrl-C drains the local workers, the se
 
 import asyncio
 import contextlib
+import gc
 import os
 import secrets
 import signal
@@ -51,7 +52,8 @@ from web.core import CannotEnrol, Core, Enrolled
 from web.server import PortTaken, Server
 
 ROLES = frozenset({"api", "pool", "projector"})
-EXIT_OK, EXIT_FAILED = 0, 4
+EXIT_OK = 0
+GC_THRESHOLDS = (20_000, 20, 50)
 
 _log = structlog.get_logger()
 
@@ -138,6 +140,9 @@ class ControlPlane:
                     url = await self._api(settings, core)
                     claim.set_url(url)
             self._announce(claim, url, first)
+            # What is loaded by now stays; the rest is mostly acyclic, so full collections are rare on purpose.
+            gc.freeze()
+            gc.set_threshold(*GC_THRESHOLDS)
             if self._options.local_workers and url:
                 workers = LocalWorkers(self._folder, url, self._options.local_workers)
                 exits.push_async_callback(self._end_workers, workers)

@@ -119,7 +119,7 @@ class Projector:
         at, skipped, database = 0, 0, "away: no database is configured"
         if self.tables is not None:
             at, skipped = self.tables.position, self.tables.skipped
-            database = "ok" if self.tables.live else "away: the tables are not there yet"
+            database = "ok" if self.tables.live or not self.position else "away: the tables are not there yet"
             database = f"away: {self.tables.away}" if self.tables.away else database
         return ProjectorStatus(
             self.position, at, max(self.position - at, 0), self.caught_up, database, self.unreadable, skipped,

@@ -134,6 +134,8 @@ class Reads:
         """Jobs by submission, newest first. Raises ReadsUnavailable, unless only open states are asked for; BadCursor."""
         below = _number(cursor) if cursor else NUMBER_MAX
         position = self.position
+        if not position:
+            return Page([], "", 0)
         found = {row.job: row for row in await self._board_jobs(wanted, below, limit + 1)}
         ended = [state for state in wanted.states or ENDED_STATES if state in ENDED_STATES]
         if ended:

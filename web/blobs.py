@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from litestar import HttpMethod, Request, Response, post, put, route
 from litestar.datastructures import State
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import FromPath, HeaderParameter, JSONBody
 from litestar.types import ASGIApp
 
 from events.base import Digest
@@ -37,12 +37,12 @@ def _check(digest: Digest) -> None:
     responses={
         200: ResponseSpec(schema.BlobAnswer, generate_examples=False, description="It was there already"),
         201: ResponseSpec(schema.BlobAnswer, generate_examples=False, description="Stored, on disk"),
-        **problems(400, 403, 413, 422, 507),
+        **problems(403, 413, 422, 507),
     },
     operation_class=BytesOperation,
     request_max_body_size=None,
 )
-async def put_blob(core: CoreArg, digest: str, request: Request[Any, Any, State]) -> Response[bytes]:
+async def put_blob(core: CoreArg, digest: FromPath[str], request: Request[Any, Any, State]) -> Response[bytes]:
     """Take bytes in."""
     _check(digest)
     existed = core.blobs.size(digest) is not None
@@ -69,15 +69,15 @@ async def put_blob(core: CoreArg, digest: str, request: Request[Any, Any, State]
         ),
         206: ResponseSpec(bytes, generate_examples=False, description="A part", media_type="application/octet-stream"),
         304: ResponseSpec(None, description="If-None-Match named it"),
-        **problems(400, 403, 404, 416),
+        **problems(403, 404, 416),
     },
 )
 async def get_blob(
     core: CoreArg,
-    digest: str,
+    digest: FromPath[str],
     request: Request[Any, Any, State],
-    part: Annotated[str, Parameter(header="Range", description="One range of bytes, such as `bytes=0-1023`")] = "",
-    if_none_match: Annotated[str, Parameter(header="If-None-Match")] = "",
+    part: Annotated[str, HeaderParameter(name="Range", description="One range of bytes, such as `bytes=0-1023`")] = "",
+    if_none_match: Annotated[str, HeaderParameter(name="If-None-Match")] = "",
 ) -> ASGIApp:
     """The bytes."""
     _check(digest)
@@ -133,10 +133,10 @@ def _range(text: str, size: int) -> tuple[int, int] | None:
     status_code=200,
     summary="Which blobs are missing",
     description="Ask before uploading. Those that are here are kept for a while, so that a job may name them.",
-    responses=problems(400, 413),
+    responses=problems(413),
     request_max_body_size=ASKED_BYTES_MAX,
 )
-async def missing(core: CoreArg, data: schema.DigestsBody) -> schema.MissingAnswer:
+async def missing(core: CoreArg, data: JSONBody[schema.DigestsBody]) -> schema.MissingAnswer:
     """Those to upload."""
     for digest in data.digests:
         _check(digest)

@@ -10,8 +10,9 @@ from typing import Annotated, Any, cast
 
 import msgspec
 from litestar import get
+from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import HeaderParameter, QueryParameter, SkipValidation
 from litestar.types import ASGIApp
 
 from events import catalog
@@ -216,26 +217,30 @@ def _ping(position: int) -> bytes:
         200: ResponseSpec(
             list[schema.Shown], generate_examples=False, description="Events", media_type="text/event-stream"
         ),
-        **problems(400),
+        **problems(),
     },
 )
 async def follow_events(
     core: CoreArg,
-    texts: Texts,
-    from_: Annotated[str, Parameter(query="from", description="From this position on, itself included")] = "",
-    since: Annotated[str, Parameter(description="From this moment on: ms since 1970, or such as 15m, 2h, 1d")] = "",
+    texts: NamedDependency[SkipValidation[Texts]],
+    from_: Annotated[str, QueryParameter(name="from", description="From this position on, itself included")] = "",
+    since: Annotated[
+        str, QueryParameter(description="From this moment on: ms since 1970, or such as 15m, 2h, 1d")
+    ] = "",
     types: Annotated[
-        list[str] | None, Parameter(query="type", description="Only these, such as job.finished or task.*")
+        list[str] | None, QueryParameter(name="type", description="Only these, such as job.finished or task.*")
     ] = None,
-    job: Annotated[str, Parameter(description="Only facts about this job and its tasks")] = "",
+    job: Annotated[str, QueryParameter(description="Only facts about this job and its tasks")] = "",
     entity: Annotated[
         str,
-        Parameter(
+        QueryParameter(
             description="Only facts about jobs (`job`), tasks, workers or pools, or that name the one with this id"
         ),
     ] = "",
-    follow: Annotated[bool, Parameter(description="Go on with what happens; without it, end at what is there")] = False,
-    last_event_id: Annotated[str, Parameter(header="Last-Event-ID", description="Go on after this position")] = "",
+    follow: Annotated[
+        bool, QueryParameter(description="Go on with what happens; without it, end at what is there")
+    ] = False,
+    last_event_id: Annotated[str, HeaderParameter(name="Last-Event-ID", description="Go on after this position")] = "",
 ) -> ASGIApp:
     """The stream."""
     wanted = wanted_of(types or [], job, entity)

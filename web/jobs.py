@@ -5,7 +5,7 @@ from typing import Annotated
 
 import msgspec
 from litestar import Response, get, post
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter, RawBody
 
 from events.base import Digest
 from events.catalog import position_text
@@ -37,8 +37,8 @@ _STATUS = {"different_body": 409, "pool_full": 503}
 
 Key = Annotated[
     str,
-    Parameter(
-        header="Idempotency-Key",
+    HeaderParameter(
+        name="Idempotency-Key",
         description="Makes asking twice safe: the same key never makes two jobs, also a year later",
     ),
 ]
@@ -48,11 +48,11 @@ Key = Annotated[
     "/v1/jobs",
     summary="Submit jobs",
     description="One job, or a list of up to 1000. What is answered with 201 is on disk.",
-    responses=problems(400, 409, 413, 422, 507),
+    responses=problems(409, 413, 422, 507),
     operation_class=SubmitOperation,
     request_max_body_size=BODY_BYTES_MAX,
 )
-async def submit(core: CoreArg, manifests: ManifestsArg, body: bytes, idempotency_key: Key = "") -> Response[bytes]:
+async def submit(core: CoreArg, manifests: ManifestsArg, body: RawBody, idempotency_key: Key = "") -> Response[bytes]:
     """Take jobs in."""
     if core.disk().state == "full":
         raise Failed(507, "disk-full", core.disk().why(), remedy="free some space on the hive's disk")
@@ -158,14 +158,16 @@ def job_view(row: JobRow, sealer: Sealer, full: bool) -> schema.Job:
     )  # fmt: skip
 
 
-@get("/v1/jobs", summary="List jobs, newest first", responses=problems(400))
+@get("/v1/jobs", summary="List jobs, newest first", responses=problems())
 async def list_jobs(
     core: CoreArg,
-    states: Annotated[list[JobState] | None, Parameter(query="state", description="In any of these states")] = None,
-    kind: Kind | None = None,
-    name: Annotated[str, Parameter(description="With this name; `train*`: names that begin so")] = "",
-    label: Annotated[list[str] | None, Parameter(description="With all of these labels: `key=value` or `key`")] = None,
-    cursor: Annotated[str, Parameter(max_length=CURSOR_CHARS_MAX, description="The `next` of a page")] = "",
+    states: Annotated[list[JobState] | None, QueryParameter(name="state", description="In any of these states")] = None,
+    kind: FromQuery[Kind | None] = None,
+    name: Annotated[str, QueryParameter(description="With this name; `train*`: names that begin so")] = "",
+    label: Annotated[
+        list[str] | None, QueryParameter(description="With all of these labels: `key=value` or `key`")
+    ] = None,
+    cursor: Annotated[str, QueryParameter(max_length=CURSOR_CHARS_MAX, description="The `next` of a page")] = "",
     limit: Limit = LIMIT,
     min_position: MinPosition = "",
 ) -> schema.JobsAnswer:
@@ -215,8 +217,8 @@ def _matches(job: schema.Job, name: str, labels: list[str]) -> bool:
     return True
 
 
-@get("/v1/jobs/{job:str}", summary="Show a job", responses=problems(400, 404))
-async def show_job(core: CoreArg, job: str, min_position: MinPosition = "") -> schema.Job:
+@get("/v1/jobs/{job:str}", summary="Show a job", responses=problems(404))
+async def show_job(core: CoreArg, job: FromPath[str], min_position: MinPosition = "") -> schema.Job:
     """One job, with everything its user asked for."""
     await at_least(core, min_position)
     return job_view(await existing(core, job), core.sealer, True)
@@ -237,9 +239,9 @@ async def existing(core: Core, job: str) -> JobRow:
     status_code=200,
     summary="Cancel a job",
     description="Queued tasks end now, running ones are told to stop.",
-    responses=problems(400, 404, 409),
+    responses=problems(404, 409),
 )
-async def cancel(core: CoreArg, job: str, data: schema.CancelBody | None = None) -> schema.Done:
+async def cancel(core: CoreArg, job: FromPath[str], data: JSONBody[schema.CancelBody | None] = None) -> schema.Done:
     """End a job."""
     trace = secrets.token_hex(8)
     reason = data.reason if data else ""
@@ -256,11 +258,11 @@ def done(outcome: Outcome, position: int, what: str, name: str) -> schema.Done:
     return schema.Done(outcome.existing, position_text(position))
 
 
-@get("/v1/jobs/{job:str}/results", summary="List the files that a job left", responses=problems(400, 403, 404))
+@get("/v1/jobs/{job:str}/results", summary="List the files that a job left", responses=problems(403, 404))
 async def list_results(
     core: CoreArg,
-    job: str,
-    after: Annotated[str, Parameter(max_length=CURSOR_CHARS_MAX, description="The `next` of a page")] = "",
+    job: FromPath[str],
+    after: Annotated[str, QueryParameter(max_length=CURSOR_CHARS_MAX, description="The `next` of a page")] = "",
     limit: Limit = LIMIT,
     min_position: MinPosition = "",
 ) -> schema.ResultsAnswer:

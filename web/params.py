@@ -2,8 +2,9 @@
 
 from typing import Annotated, TypeAlias
 
+from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Dependency, Parameter
+from litestar.params import QueryParameter, SkipValidation
 
 from events.catalog import position_of
 from web.core import Core
@@ -13,11 +14,12 @@ from web.schema import LIMIT_DEFAULT, LIMIT_MAX, Problem
 
 REACHED_S_MAX = 10.0
 
-CoreArg: TypeAlias = Annotated[Core, Dependency(skip_validation=True)]
-ManifestsArg: TypeAlias = Annotated[Manifests, Dependency(skip_validation=True)]
-Limit: TypeAlias = Annotated[int, Parameter(ge=1, le=LIMIT_MAX, description=f"At most so many, up to {LIMIT_MAX}")]
+CoreArg: TypeAlias = NamedDependency[SkipValidation[Core]]
+ManifestsArg: TypeAlias = NamedDependency[SkipValidation[Manifests]]
+Limit: TypeAlias = Annotated[int, QueryParameter(ge=1, le=LIMIT_MAX, description=f"At most so many, up to {LIMIT_MAX}")]
 MinPosition: TypeAlias = Annotated[
-    str, Parameter(description="Wait until what the hive knew at this position is known here (up to 10 s, then 503)")
+    str,
+    QueryParameter(description="Wait until what the hive knew at this position is known here (up to 10 s, then 503)"),
 ]
 LIMIT = LIMIT_DEFAULT
 
@@ -54,8 +56,8 @@ _SAYS = {
 
 
 def problems(*statuses: int) -> dict[int, ResponseSpec]:
-    """The problem documents that a route answers with, for OpenAPI; 401, 500 and 503 are always possible."""
+    """The problem documents that a route answers with, for OpenAPI; 400, 401, 500 and 503 are always possible."""
     return {
         status: ResponseSpec(Problem, generate_examples=False, description=_SAYS[status], media_type=MEDIA_TYPE)
-        for status in sorted({*statuses, 401, 500, 503})
+        for status in sorted({*statuses, 400, 401, 500, 503})
     }

@@ -144,7 +144,7 @@ def of_decoding(error: msgspec.DecodeError, prefix: str = "") -> Failed:
     """A body that did not decode; `prefix` is put before the path of the field, such as `jobs` before `[3].memory`."""
     at = _AT.match(str(error))
     if not isinstance(error, msgspec.ValidationError) or at is None:
-        return _bad_json(f"the body is not JSON: {error}", "")
+        return _bad_json(f"not JSON: {error}", prefix.strip(":"))
     return _bad_json(at[1], _field(at[2] or "", prefix))
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from litestar import Request, get
 from litestar.datastructures import State
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import FromPath, HeaderParameter, QueryParameter
 from litestar.types import ASGIApp
 
 from events.catalog import position_text
@@ -29,12 +29,12 @@ def task_view(row: TaskRow) -> schema.Task:
     )  # fmt: skip
 
 
-@get("/v1/jobs/{job:str}/tasks", summary="List the tasks of a job", responses=problems(400, 404))
+@get("/v1/jobs/{job:str}/tasks", summary="List the tasks of a job", responses=problems(404))
 async def list_tasks(
     core: CoreArg,
-    job: str,
-    in_state: Annotated[TaskState | None, Parameter(query="state", description="Only in this state")] = None,
-    after: Annotated[int, Parameter(ge=-1, description="Tasks with higher numbers than this")] = -1,
+    job: FromPath[str],
+    in_state: Annotated[TaskState | None, QueryParameter(name="state", description="Only in this state")] = None,
+    after: Annotated[int, QueryParameter(ge=-1, description="Tasks with higher numbers than this")] = -1,
     limit: Limit = LIMIT,
     min_position: MinPosition = "",
 ) -> schema.TasksAnswer:
@@ -57,19 +57,21 @@ async def list_tasks(
         200: ResponseSpec(
             bytes, generate_examples=False, description="Bytes, or events", media_type="application/octet-stream"
         ),
-        **problems(400, 404),
+        **problems(404),
     },
 )
 async def output(
     core: CoreArg,
-    job: str,
-    index: int,
+    job: FromPath[str],
+    index: FromPath[int],
     request: Request[Any, Any, State],
-    stream: Annotated[Literal["both", "stdout", "stderr"], Parameter(description="Which of the two")] = "both",
-    offset: Annotated[int, Parameter(ge=0, description="Where to begin: the Hive-Next-Offset of an answer")] = 0,
-    attempt_lease: Annotated[int, Parameter(ge=0, description="Of this attempt; 0: the latest one that printed")] = 0,
-    follow: Annotated[bool, Parameter(description="Events only: wait for more until the task has ended")] = True,
-    last_event_id: Annotated[str, Parameter(header="Last-Event-ID")] = "",
+    stream: Annotated[Literal["both", "stdout", "stderr"], QueryParameter(description="Which of the two")] = "both",
+    offset: Annotated[int, QueryParameter(ge=0, description="Where to begin: the Hive-Next-Offset of an answer")] = 0,
+    attempt_lease: Annotated[
+        int, QueryParameter(ge=0, description="Of this attempt; 0: the latest one that printed")
+    ] = 0,
+    follow: Annotated[bool, QueryParameter(description="Events only: wait for more until the task has ended")] = True,
+    last_event_id: Annotated[str, HeaderParameter(name="Last-Event-ID")] = "",
 ) -> ASGIApp:
     """The output."""
     row = await existing(core, job)

@@ -3,6 +3,7 @@
 import secrets
 
 from litestar import delete, get, post
+from litestar.params import FromPath, JSONBody
 
 from events.catalog import position_text
 from projections.rows import WorkerRow
@@ -23,15 +24,15 @@ def worker_view(row: WorkerRow) -> schema.WorkerView:
     )  # fmt: skip
 
 
-@get("/v1/workers", summary="List workers", responses=problems(400))
+@get("/v1/workers", summary="List workers", responses=problems())
 async def list_workers(core: CoreArg, min_position: MinPosition = "") -> schema.WorkersAnswer:
     """Every worker."""
     await at_least(core, min_position)
     return schema.WorkersAnswer([worker_view(row) for row in core.reads.workers()], position_text(core.reads.position))
 
 
-@get("/v1/workers/{worker:str}", summary="Show a worker", responses=problems(400, 404))
-async def show_worker(core: CoreArg, worker: str, min_position: MinPosition = "") -> schema.WorkerView:
+@get("/v1/workers/{worker:str}", summary="Show a worker", responses=problems(404))
+async def show_worker(core: CoreArg, worker: FromPath[str], min_position: MinPosition = "") -> schema.WorkerView:
     """One worker."""
     await at_least(core, min_position)
     row = core.reads.worker(worker)
@@ -44,9 +45,9 @@ async def show_worker(core: CoreArg, worker: str, min_position: MinPosition = ""
     "/v1/workers",
     summary="Take a worker in",
     description="The machine makes its own NATS key and sends the public half. Asking twice is safe.",
-    responses=problems(400, 409, 422),
+    responses=problems(409, 422),
 )
-async def enrol(core: CoreArg, data: schema.EnrolBody) -> schema.EnrolAnswer:
+async def enrol(core: CoreArg, data: JSONBody[schema.EnrolBody]) -> schema.EnrolAnswer:
     """Let a machine connect."""
     try:
         enrolled = await core.enrol(data.name, data.public_key)
@@ -55,8 +56,8 @@ async def enrol(core: CoreArg, data: schema.EnrolBody) -> schema.EnrolAnswer:
     return schema.EnrolAnswer(enrolled.worker, enrolled.pool, enrolled.nats_url)
 
 
-@post("/v1/workers/{worker:str}/drain", status_code=200, summary="Drain a worker", responses=problems(400, 404, 409))
-async def drain(core: CoreArg, worker: str, data: schema.DrainBody | None = None) -> schema.Done:
+@post("/v1/workers/{worker:str}/drain", status_code=200, summary="Drain a worker", responses=problems(404, 409))
+async def drain(core: CoreArg, worker: FromPath[str], data: JSONBody[schema.DrainBody | None] = None) -> schema.Done:
     """Give it nothing new, or work again."""
     trace = secrets.token_hex(8)
     command = DrainWorker(worker, data.on if data else True)
@@ -65,13 +66,13 @@ async def drain(core: CoreArg, worker: str, data: schema.DrainBody | None = None
 
 
 @delete("/v1/workers/{worker:str}", summary="Let a worker go", responses=problems(404, 409))
-async def forget(core: CoreArg, worker: str) -> None:
+async def forget(core: CoreArg, worker: FromPath[str]) -> None:
     """Its key opens nothing any more, and it is disconnected; what it ran is given to others."""
     if not await core.forget(worker):
         raise not_found("worker", worker, "list them with GET /v1/workers")
 
 
-@get("/v1/status", summary="The hive at a glance", responses=problems(400))
+@get("/v1/status", summary="The hive at a glance", responses=problems())
 async def status(core: CoreArg, min_position: MinPosition = "") -> schema.Status:
     """Counts, position, and what is the matter."""
     await at_least(core, min_position)

@@ -89,8 +89,10 @@ class Api:
             async with self._request("GET", f"/v1/blobs/{digest}", ticket) as answer:
                 async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
                     seen.update(chunk)
-                    size += await asyncio.to_thread(os.pwrite, fd, chunk, size) if len(chunk) > CHUNK_BYTES // 2 else (
-                        os.pwrite(fd, chunk, size)
+                    size += (
+                        await asyncio.to_thread(os.pwrite, fd, chunk, size)
+                        if len(chunk) > CHUNK_BYTES // 2
+                        else (os.pwrite(fd, chunk, size))
                     )
             if seen.hexdigest() != digest:
                 raise Unavailable(f"blob {digest}: its {size} bytes do not match, they are {seen.hexdigest()}")

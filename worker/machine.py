@@ -90,7 +90,9 @@ def _denial(state: State, stimulus: Denial) -> None:
     if stimulus.code == "superseded":
         _quit(state, EXIT_SUPERSEDED, superseded(stimulus.detail))
     elif stimulus.code == "malformed":
-        _quit(state, EXIT_FAILED, f"the platform does not understand this agent: {stimulus.detail}; update the older one")
+        _quit(
+            state, EXIT_FAILED, f"the platform does not understand this agent: {stimulus.detail}; update the older one"
+        )
     else:
         state.greet = True
 

@@ -89,7 +89,9 @@ class Places:
                 while len(self._each) > EACH_JOBS_MAX:
                     self._each.popitem(last=False)
             if index >= len(entries):
-                raise Rejected(f"the list `each` has {len(entries)} entries, none for task {index}; one a task is needed")
+                raise Rejected(
+                    f"the list `each` has {len(entries)} entries, none for task {index}; one a task is needed"
+                )
             return _one_of(entries[index])
         except Unavailable as error:
             raise Rejected(f"the list `each` could not be fetched: {error}") from None

@@ -15,7 +15,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from events.protocol import Run
 from events.task import AttemptEnd
@@ -394,4 +393,3 @@ def require_linux() -> None:
         with contextlib.suppress(BrokenPipeError):
             sys.stderr.write("a worker needs Linux 5.3 or newer\n")
         raise SystemExit(1)
-

@@ -32,7 +32,9 @@ def _joined(group: Sequence[Ended]) -> Ended:
     first = group[0]
     ordered = sorted(group, key=lambda ended: ended.tasks[0])
     if not first.details:
-        return Ended(first.lease, first.job, join(ended.tasks for ended in ordered), first.end, first.code, first.reason)
+        return Ended(
+            first.lease, first.job, join(ended.tasks for ended in ordered), first.end, first.code, first.reason
+        )
     # With details each has one task: items are merged once, from single ends.
     tasks = runs_of(ended.tasks[0] for ended in ordered)
     details: list[Detail] = [ended.details[0] for ended in ordered]

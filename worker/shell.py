@@ -33,7 +33,7 @@ from worker.messages import (
 )
 from worker.output import OutputDesk
 from worker.place import NotWritten, Places
-from worker.process import Launch, ProcessExecutor, Ran, Rejected
+from worker.process import GRACE_S, Launch, ProcessExecutor, Ran, Rejected
 from worker.spool import Spool
 from worker.state import Key, State
 
@@ -192,8 +192,7 @@ class Shell:
             if order.kind == "container":
                 if self.containers is None:
                     raise Rejected("no container engine answers on this machine")
-                await self.containers.prepare(launch)
-                self.containers.launch(launch)
+                await self.containers.launch(launch)
             else:
                 self.processes.launch(launch)
         except Rejected as error:
@@ -226,10 +225,9 @@ class Shell:
             self._check(key)
         elif key in self.processes.running:
             # A worker that stops now does not wait; a cancelled task may clean up.
-            grace = {"grace_s": 0.0} if kill.end == "lost" else {}
-            self.processes.kill(key, kill.end, kill.reason, **grace)
+            self.processes.kill(key, kill.end, kill.reason, 0 if kill.end == "lost" else GRACE_S)
         elif self.containers is not None:
-            self.containers.kill(key, kill.end, kill.reason)
+            self.containers.kill(key, kill.end, kill.reason, 0 if kill.end == "lost" else GRACE_S)
 
     # Ending
 

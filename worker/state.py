@@ -147,4 +147,3 @@ def next_poll(state: State, now: int) -> Poll:
         hello = Hello(said.boot, state.capacity, said.version, said.nonce, holding(state))
     room = 0 if state.stopping else -1
     return Poll(state.session, state.polls, state.last, room, state.polled_ahead, hello)
-

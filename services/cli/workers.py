@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 import sys
 import time
@@ -9,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from services.cli import format
 from services.cli.context import Context, command
 from services.cli.failure import Exit, Failure
 from services.cli.find import find_worker
 from services.cli.options import SIZE
+from web.schema import EnrolAnswer
 
 if TYPE_CHECKING:
     from web.schema import WorkerView
@@ -83,27 +86,76 @@ async def _drain(context: Context, prefix: str, *, on: bool) -> None:
 
 
 @command("run", listing=False)
-@click.option("--name", default=socket.gethostname(), show_default="this machine's name", help="A name for people.")
+@click.option("--name", default=socket.gethostname, show_default="this machine's name", help="A name for people.")
 @click.option("--state", type=click.Path(file_okay=False, path_type=Path), help="Folder for its key, cache and spool.")
-@click.option("--cpus", type=click.FloatRange(0.1), help="CPUs to offer [all].")
+@click.option("--cpus", type=click.FloatRange(0.001), help="CPUs to offer [all].")
 @click.option("--memory", type=SIZE, help="Memory to offer, such as 8GiB [nearly all].")
 def run(context: Context, name: str, state: Path | None, cpus: float | None, memory: int | None) -> int:
-    """Run a worker here until Ctrl-C: once finishes what runs, twice stops now.
+    """Run a worker here until Ctrl-C.
 
-    It makes a key of its own in its state folder and enrols with it; the admin key is needed for that alone.
+    Ctrl-C once finishes what runs, twice stops now. The worker makes a key of its own in its state folder, and enrols
+    with it; the hive's admin key is needed for that alone.
     """
-    return asyncio.run(_run(context, name, state, cpus, memory))
-
-
-async def _run(context: Context, name: str, state: Path | None, cpus: float | None, memory: int | None) -> int:
     from infra.logging import configure
-    from worker.agent import AgentOptions, run
-    from worker.identity import Identity
+    from services.version import VERSION
+    from worker import agent, identity
 
     configure(json=not sys.stderr.isatty(), level="debug" if context.debug else "warning")
-    url, _ = context.address()
-    folder = state or context.folder().path("workers", name)
-    raise NotImplementedError
+    folder = (state or context.folder().path("workers", _folder_name(name))).absolute()
+    me = identity.load_or_create(folder)
+    url, enrolled = asyncio.run(_enrol(context, folder, me.public_key, name))
+    os.environ.pop("HIVE_KEY", None)  # no task may find it
+    context.output.note(f"worker {enrolled.worker} ({name}) of pool {enrolled.pool} at {url}; Ctrl-C stops it")
+    options = agent.AgentOptions(
+        state=folder,
+        worker=enrolled.worker,
+        pool=enrolled.pool,
+        nats_url=enrolled.nats_url,
+        api_url=url,
+        seed=me.seed_path,
+        cpus=cpus or 0.0,
+        memory_bytes=memory or 0,
+        version=VERSION,
+    )
+    try:
+        return agent.run(options)
+    except identity.StateInUse as error:
+        raise Failure(str(error)) from error
+
+
+def _folder_name(name: str) -> str:
+    """A name for people as that of a folder."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[:100] or "worker"
+
+
+class Enrolment(msgspec.Struct, frozen=True):
+    """What enrolling told the worker, and where it enrolled."""
+
+    url: str
+    answer: EnrolAnswer
+
+
+async def _enrol(context: Context, folder: Path, public_key: str, name: str) -> tuple[str, EnrolAnswer]:
+    """Have the hive take this worker in. While it is away, what it answered last time holds."""
+    from infra.folder import write_atomic
+    from web.client import Unavailable
+
+    kept = folder / "enrolment.json"
+    try:
+        url, _ = context.address()
+        async with context.client() as hive:
+            answer = await hive.enrol(public_key, name)
+    except (Failure, Unavailable) as error:
+        if isinstance(error, Failure) and error.code != Exit.UNAVAILABLE:
+            raise
+        try:
+            known = msgspec.json.decode(kept.read_bytes(), type=Enrolment)
+        except (OSError, msgspec.DecodeError):
+            raise error from None
+        context.output.note(f"{known.url} does not answer; going on as enrolled there before")
+        return known.url, known.answer
+    write_atomic(kept, msgspec.json.encode(Enrolment(url, answer)))
+    return url, answer
 
 
 worker.add_command(run)

@@ -17,25 +17,24 @@ from events import protocol
 from events.base import JobId, WorkerId
 from events.catalog import AnyEvent, pool_subject, position_text
 from events.job import JobFinished, JobSubmitted
+from events.log import Log
 from events.pool import WriterLed
-from events.protocol import POLL_S_MAX, Cancel, Denied, Orders, Output, Piece, Poll, Recorded, Report
+from events.protocol import Denied, Output, Piece, Recorded, Report
 from events.task import TasksLeased
 from events.worker import WorkerLost, WorkerRegistered, WorkerStopped
 from infra.index import Index
 from infra.link import Link, LinkDown
 from infra.outputs import Outputs
-from services.pool import commands, model, plan
+from services.hosting import Item, Snapshots, Turn
+from services.pool import commands, model
 from services.pool.commands import (
     Accepted,
     Advance,
     Answer,
     Busy,
     CancelJob,
-    Greet,
-    Heard,
     Outcome,
     Past,
-    Place,
     Refused,
     RefusedAnswer,
     Reported,
@@ -47,14 +46,13 @@ from services.pool.commands import (
 from services.pool.liveness import Liveness
 from services.pool.orders import OrderBook
 from services.pool.output import OutputDesk
-from services.pool.state import Pool, ShapeKey
-from services.pool.worker import stale_leases
-from services.writer import Item, Log, Snapshots, Turn, Writer
+from services.pool.polls import Parked, PollDesk
+from services.pool.state import Pool
+from services.writer import Writer
 
 TICK_S = 0.25
 INDEX_NOTES_MAX = 2000
 INDEX_LAG_MAX = 2000
-RESERVED_ORDER = 0
 
 _log = structlog.get_logger()
 
@@ -78,15 +76,6 @@ class PoolModel:
 
     def led(self, writer: str) -> AnyEvent:
         return WriterLed(self._pool, writer, self._version)
-
-
-class Parked:
-    """A poll that waits for its answer."""
-
-    __slots__ = ("poll", "reply", "since")
-
-    def __init__(self, reply: str, poll: Poll, since: float) -> None:
-        self.reply, self.poll, self.since = reply, poll, since
 
 
 class PoolService:
@@ -114,9 +103,7 @@ class PoolService:
         self._monotonic = monotonic
         self._liveness = Liveness(monotonic)
         self._desk = OutputDesk(outputs, self._send, self._is_current, self._when_certain)
-        self._parked: dict[WorkerId, Parked] = {}
-        self._due: dict[WorkerId, None] = {}
-        self._idle: dict[WorkerId, None] = {}
+        self._polls = PollDesk(self.writer, book, self._send, self._clock, monotonic)
         self._capacity = False
         self._notes = 0
         self.on_committed: Callable[[int], None] = lambda position: None
@@ -165,41 +152,7 @@ class PoolService:
             self._send(reply, protocol.pack(Denied("malformed", str(error))))
             return
         self._liveness.heard(worker)
-        machine, parked = self.writer.state.workers.get(worker), Parked(reply, poll, self._monotonic())
-        before = self._parked.get(worker)
-        if before is not None and before.poll.session == poll.session and before.poll.sequence > poll.sequence:
-            return  # overtaken on its way
-        if self.writer.leads and poll.hello is None and machine is not None and machine.session != poll.session:
-            # Not parked: an agent that was superseded must not push aside the one that took its place.
-            self.writer.offer(Item((), partial(self._resync, worker, parked)))
-            return
-        self._parked[worker] = parked
-        self._idle.pop(worker, None)
-        if self.writer.leads:
-            self._arrived(worker, parked)
-
-    def _arrived(self, worker: WorkerId, parked: Parked) -> None:
-        poll = parked.poll
-        if poll.hello is None:
-            self._due[worker] = None
-            self.writer.poke()
-            return
-        greet = Greet(worker, poll.session, poll.hello)
-        self.writer.offer(Item([greet], partial(self._greeted, worker, parked), f"worker:{worker}"))
-
-    def _greeted(self, worker: WorkerId, parked: Parked, outcomes: list[Any], position: int) -> None:
-        hello, machine = parked.poll.hello, self.writer.state.workers.get(worker)
-        if isinstance(outcomes[0], Refused):
-            self._reply_poll(worker, parked, protocol.pack(Denied(outcomes[0].code, outcomes[0].detail)))
-            return
-        if machine is None or machine.session != parked.poll.session:
-            self._resync(worker, parked, outcomes, position)  # more is to be given up first, or superseded meanwhile
-            return
-        # What the agent holds and should not have is told with every hello, and needs no number.
-        assert hello is not None
-        stale = [Cancel(RESERVED_ORDER, job, lease) for job, lease in stale_leases(self.writer.state, worker, hello)]
-        orders = self._book.orders(self.writer.state, worker, parked.poll.last, position, self._clock())
-        self._reply_poll(worker, parked, protocol.pack(Orders([*stale, *orders])))
+        self._polls.take(worker, Parked(reply, poll, self._monotonic()))
 
     def _reported(self, subject: str, reply: str, data: bytes) -> None:
         worker = subject.split(".")[2]
@@ -251,31 +204,6 @@ class PoolService:
         except LinkDown:
             return  # whoever asked asks again
 
-    def _reply_poll(self, worker: WorkerId, parked: Parked, data: bytes) -> None:
-        if self._parked.get(worker) is parked:
-            del self._parked[worker]
-            self._idle.pop(worker, None)
-        self._send(parked.reply, data)
-
-    def _tell(self, worker: WorkerId, parked: Parked, outcomes: list[Any], position: int) -> None:
-        orders = self._book.orders(self.writer.state, worker, parked.poll.last, position, self._clock())
-        self._reply_poll(worker, parked, protocol.pack(Orders(orders)))
-
-    def _tell_nothing(self, worker: WorkerId, parked: Parked, outcomes: list[Any], position: int) -> None:
-        machine = self.writer.state.workers.get(worker)
-        if machine is not None and machine.session == parked.poll.session:
-            self._tell(worker, parked, outcomes, position)
-        else:
-            self._resync(worker, parked, outcomes, position)
-
-    def _resync(self, worker: WorkerId, parked: Parked, outcomes: list[Any], position: int) -> None:
-        machine = self.writer.state.workers.get(worker)
-        if machine is not None and parked.poll.session in machine.past:
-            detail = "a newer agent uses this worker's identity; stop one of the two"
-            self._reply_poll(worker, parked, protocol.pack(Denied("superseded", detail)))
-        else:
-            self._reply_poll(worker, parked, protocol.pack(Orders([], resync=True)))
-
     # What the writer asks of its host
 
     def behind(self, last: int) -> int:
@@ -305,57 +233,7 @@ class PoolService:
             if item.outcomes[0] is not None:
                 self._capacity = False
                 break
-        for worker in state.freed:
-            if worker in self._parked:
-                self._due[worker] = None
-        state.freed.clear()
-        while self._due:
-            worker = next(iter(self._due))
-            del self._due[worker]
-            if worker not in self._parked:
-                continue
-            try:
-                yield from self._serve(worker)
-            except GeneratorExit:  # the message is full: this worker is the next message's first
-                self._due[worker] = None
-                raise
-        if state.fresh:
-            for worker in list(self._idle):
-                if not state.fresh:
-                    break
-                yield from self._serve(worker)
-            for key in state.fresh:
-                state.shapes[key].stuck = not any(self._could_take(worker, key) for worker in self._idle)
-            state.fresh.clear()
-
-    def _serve(self, worker: WorkerId) -> Iterator[Item]:
-        """Give a parked worker what there is for it, or leave it parked."""
-        parked, state = self._parked[worker], self.writer.state
-        poll, machine = parked.poll, state.workers.get(worker)
-        if machine is None or machine.session != poll.session or machine.state in ("lost", "stopped"):
-            if poll.hello is None:
-                yield Item((), partial(self._resync, worker, parked))
-            return
-        if machine.state == "unreachable":
-            yield Item([Heard(worker)], by="scheduler")
-            yield Item((), partial(self._resync, worker, parked))
-            return
-        if poll.room and plan.has_room(machine, poll.ahead):
-            yield Item([Place(worker, poll.room, poll.ahead)], by="scheduler")
-        if self._book.pending(state, worker, poll.last):
-            self._idle.pop(worker, None)
-            yield Item((), partial(self._tell, worker, parked))
-        elif poll.room and plan.has_room(machine, poll.ahead):
-            self._idle[worker] = None
-        else:
-            self._idle.pop(worker, None)
-
-    def _could_take(self, worker: WorkerId, shape: ShapeKey) -> bool:
-        """Whether an idle worker has room for the shape: it left what only another machine may have."""
-        poll, machine = self._parked[worker].poll, self.writer.state.workers[worker]
-        return (
-            machine.takes and machine.can_ever(shape) and plan.Room(machine, poll.room, poll.ahead).fits(*shape[1:]) > 0
-        )
+        yield from self._polls.serve()
 
     def folded(self, event: AnyEvent, at: int) -> None:
         if isinstance(event, TasksLeased):
@@ -382,15 +260,13 @@ class PoolService:
         self._liveness.restart(worker.id for worker in self.writer.state.workers.values() if worker.known)
         self._capacity = True
         self._book.leased.clear()
-        for worker, parked in self._parked.items():
-            self._arrived(worker, parked)
+        self._polls.lead()
         self._send(f"push.{self._pool}.all.poll", b"")
 
     def reset(self) -> None:
         self._index.discard()
         self._notes = 0
-        self._due.clear()
-        self._idle.clear()
+        self._polls.reset()
 
     # What time brings
 
@@ -398,22 +274,14 @@ class PoolService:
         while True:
             await asyncio.sleep(TICK_S)
             self._liveness.advance(self._link.connected)
-            state, leads = self.writer.state, self.writer.leads
-            expired = [name for name, p in self._parked.items() if self._monotonic() - p.since > POLL_S_MAX]
-            if not leads:
-                for worker in expired:
-                    del self._parked[worker]
+            self._polls.expire()
+            if not self.writer.leads:
                 continue
-            for worker in expired:
-                parked = self._parked[worker]
-                parked.since = self._monotonic()
-                self.writer.offer(Item((), partial(self._tell_nothing, worker, parked)))
+            state = self.writer.state
             for worker, silent_ms in self._liveness.silent(state.workers.values()):
                 self.writer.offer(Item([Silent(worker, silent_ms)], by="scheduler"))
             for worker in self._liveness.returned(state.workers.values()):
-                if worker in self._parked:  # one that does not poll gets nothing anyway
-                    self._due[worker] = None
-                    self.writer.poke()
+                self._polls.again(worker)
             if state.delays and state.delays[0][0] <= self._clock():
                 self.writer.poke()
 

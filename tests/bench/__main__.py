@@ -24,11 +24,11 @@ async def measure(name: str, runs: int, count: int, python: str) -> Figure:
     label = ""
     for _ in range(runs):
         async with hive(bench.workers, bench.cpus) as (client, _):
-            await bench.run(client, min(WARM_UP, count or bench.count))
-            measured.append(await bench.run(client, count or bench.count))
+            await bench.run(client, min(WARM_UP, count or bench.size))
+            measured.append(await bench.run(client, count or bench.size))
         if python:
             script, figure = bench.peers[0]
-            said = await asyncio.to_thread(peer, python, script, min(count or bench.count, 10_000))
+            said = await asyncio.to_thread(peer, python, script, min(count or bench.size, 10_000))
             label = said["peer"]
             peers.append(float(said[figure]))
     value, waits = median([m.value for m in measured]), [wait for m in measured for wait in m.latencies]

@@ -104,7 +104,7 @@ class Bench(NamedTuple):
     """One benchmark: how to run it, how much, in what unit, and its peers as (script, the figure's name)."""
 
     run: Callable[[AsyncHive, int], Awaitable[Measured]]
-    count: int
+    size: int
     unit: str
     peers: tuple[tuple[str, str], ...] = ()
     less_is_better: bool = False

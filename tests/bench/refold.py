@@ -12,7 +12,7 @@ from infra.folder import Folder
 from infra.link import Link
 from infra.nats_log import JetStreamLog
 from infra.nats_server import NatsServer
-from projections.board import apply
+from projections.board import fold
 from projections.board_state import Board
 
 
@@ -30,7 +30,7 @@ async def main(data: Path) -> None:
         async for batch in reader:
             for entry in batch:
                 message = catalog.decode(entry.data)
-                apply(board, message, entry.position)
+                fold(board, message, entry.position)
                 events += sum(len(decision.events) for decision in message.decisions)
             if batch and batch[-1].position >= last:
                 break

@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 
 import pytest
+
 from events.job import JobFinished
 from events.log import MemoryLog
 from events.task import Detail, FileRef, TasksFailed, TasksFinished, TasksLeased

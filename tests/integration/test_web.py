@@ -55,39 +55,39 @@ async def test_the_scheme_may_be_written_in_any_case(hive: Api) -> None:
     assert (await bare(hive, "GET", "/ready", Authorization=f"bearer {hive.key}"))[0] == 200
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status", "field"),
-    [
-        ("GET", "/v1/jobs?limit=0", 400, "limit"),
-        ("GET", "/v1/jobs?limit=1001", 400, "limit"),
-        ("GET", "/v1/jobs?limit=x", 400, "limit"),
-        ("GET", "/v1/jobs?state=odd", 400, "state"),
-        ("GET", "/v1/jobs?cursor=odd", 400, "cursor"),
-        ("GET", "/v1/jobs?min_position=odd", 400, "min_position"),
-        ("GET", "/v1/jobs/jnothing", 404, ""),
-        ("GET", "/v1/jobs/jnothing/tasks", 404, ""),
-        ("GET", "/v1/jobs/jnothing/tasks/0/output", 404, ""),
-        ("GET", "/v1/jobs/jnothing/tasks/x/output", 404, ""),
-        ("POST", "/v1/jobs/jnothing/cancel", 404, ""),
-        ("GET", "/v1/workers/wnothing", 404, ""),
-        ("POST", "/v1/workers/wnothing/drain", 404, ""),
-        ("DELETE", "/v1/workers/wnothing", 404, ""),
-        ("GET", "/v1/blobs/odd", 400, "digest"),
-        ("GET", f"/v1/blobs/{'0' * 64}", 404, ""),
-        ("GET", "/v1/events?since=odd", 400, "since"),
-        ("GET", "/v1/events?from=odd", 400, "from"),
-        ("GET", "/v1/events?type=odd", 400, "type"),
-        ("PATCH", "/v1/jobs", 405, ""),
-        ("GET", "/nothing", 404, ""),
-    ],
-)
-async def test_mistakes_are_problem_documents(hive: Api, method: str, path: str, status: int, field: str) -> None:
-    async with hive.http.request(method, hive.url + path) as answer:
-        problem = await answer.json(content_type=None)
-        assert answer.content_type == "application/problem+json"
-        assert (answer.status, problem["status"], problem.get("field", "")) == (status, status, field)
-        assert problem["type"].startswith("urn:hive:problem:")
-        assert problem["title"] and problem["detail"]
+MISTAKES = [
+    ("GET", "/v1/jobs?limit=0", 400, "limit"),
+    ("GET", "/v1/jobs?limit=1001", 400, "limit"),
+    ("GET", "/v1/jobs?limit=x", 400, "limit"),
+    ("GET", "/v1/jobs?state=odd", 400, "state"),
+    ("GET", "/v1/jobs?cursor=odd", 400, "cursor"),
+    ("GET", "/v1/jobs?min_position=odd", 400, "min_position"),
+    ("GET", "/v1/jobs/jnothing", 404, ""),
+    ("GET", "/v1/jobs/jnothing/tasks", 404, ""),
+    ("GET", "/v1/jobs/jnothing/tasks/0/output", 404, ""),
+    ("GET", "/v1/jobs/jnothing/tasks/x/output", 404, ""),
+    ("POST", "/v1/jobs/jnothing/cancel", 404, ""),
+    ("GET", "/v1/workers/wnothing", 404, ""),
+    ("POST", "/v1/workers/wnothing/drain", 404, ""),
+    ("DELETE", "/v1/workers/wnothing", 404, ""),
+    ("GET", "/v1/blobs/odd", 400, "digest"),
+    ("GET", f"/v1/blobs/{'0' * 64}", 404, ""),
+    ("GET", "/v1/events?since=odd", 400, "since"),
+    ("GET", "/v1/events?from=odd", 400, "from"),
+    ("GET", "/v1/events?type=odd", 400, "type"),
+    ("PATCH", "/v1/jobs", 405, ""),
+    ("GET", "/nothing", 404, ""),
+]
+
+
+async def test_mistakes_are_problem_documents(hive: Api) -> None:
+    for method, path, status, field in MISTAKES:
+        async with hive.http.request(method, hive.url + path) as answer:
+            problem = await answer.json(content_type=None)
+            assert answer.content_type == "application/problem+json", path
+            assert (answer.status, problem["status"], problem.get("field", "")) == (status, status, field), path
+            assert problem["type"].startswith("urn:hive:problem:")
+            assert problem["title"] and problem["detail"]
 
 
 async def test_ten_megabytes_of_json_are_refused_with_the_limit(hive: Api) -> None:
@@ -163,22 +163,22 @@ async def test_blobs_that_a_job_names_must_be_there(hive: Api) -> None:
     assert (status, problem["field"]) == (422, "each")
 
 
-@pytest.mark.parametrize(
-    ("manifest", "status", "says"),
-    [
-        (b"nonsense", 400, "not JSON"),
-        (b'[{"args":["a"]}]', 422, "1 entries, but the job has 2 tasks"),
-        (b'[{"args":["a"]},{"arg":["b"]}]', 400, "each:[1].arg"),
-        (b'[{},{"inputs":[{"path":"../x","digest":"%s"}]}]' % (b"0" * 64), 422, "each:[1].inputs[0].path"),
-        (b'[{},{"inputs":[{"path":"x","job":"jaaaaaaaaaaaaaaaa"}]}]', 422, "each:[1].inputs"),
-        (b'[{},{"inputs":[{"path":"x","digest":"%s"}]}]' % (b"0" * 64), 422, "1 blobs that the manifest names"),
-    ],
-)
-async def test_a_manifest_is_checked_when_it_is_submitted(hive: Api, manifest: bytes, status: int, says: str) -> None:
-    digest = (await hive.core.blobs.put_bytes(manifest)).digest
-    answered, problem = await hive.ask("POST", "/v1/jobs", json={"command": ["x"], "count": 2, "each": digest})
-    assert answered == status
-    assert says in f"{problem['field']} {problem['detail']}"
+MANIFESTS = [
+    (b"nonsense", 400, "not JSON"),
+    (b'[{"args":["a"]}]', 422, "1 entries, but the job has 2 tasks"),
+    (b'[{"args":["a"]},{"arg":["b"]}]', 400, "each:[1].arg"),
+    (b'[{},{"inputs":[{"path":"../x","digest":"%s"}]}]' % (b"0" * 64), 422, "each:[1].inputs[0].path"),
+    (b'[{},{"inputs":[{"path":"x","job":"jaaaaaaaaaaaaaaaa"}]}]', 422, "each:[1].inputs"),
+    (b'[{},{"inputs":[{"path":"x","digest":"%s"}]}]' % (b"0" * 64), 422, "1 blobs that the manifest names"),
+]
+
+
+async def test_a_manifest_is_checked_when_it_is_submitted(hive: Api) -> None:
+    for manifest, status, says in MANIFESTS:
+        digest = (await hive.core.blobs.put_bytes(manifest)).digest
+        answered, problem = await hive.ask("POST", "/v1/jobs", json={"command": ["x"], "count": 2, "each": digest})
+        assert answered == status, manifest
+        assert says in f"{problem['field']} {problem['detail']}"
 
 
 async def test_a_full_disk_takes_nothing_new(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ async def test_stopping_ends_streams_at_once(hive: Api) -> None:
     await anext(stream)
     async with asyncio.timeout(2.5):
         await hive.server.stop()
-        assert [message async for message in stream] is not None
+        assert [message async for message in stream] != None
 
 
 async def test_a_taken_port_is_named(hive: Api) -> None:

@@ -6,16 +6,18 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.task import Detail
+from events.task import Detail, TasksFinished
 from projections.board import BOARD, fold
-from projections.history import DETAIL_TASKS_MAX, DETAILS, VERSION, Rows, Update
+from projections.history import DETAIL_TASKS_MAX, DETAILS, RUN_TASKS_MAX, Rows, Update
 from projections.rows import JobRow, TaskRow
 from projections.tasks import Fact, fold_runs
+from services.reads import _job_row
+from tests import read_support
 from tests.read_support import NaivePool
 
 CHOICES = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 3), st.integers(0, 20)), min_size=40, max_size=90)
 CUTS = st.lists(st.integers(0, 45), max_size=4)
-assert VERSION
+DECODE = msgspec.json.Decoder(list[Detail]).decode
 
 
 @given(CHOICES)
@@ -91,7 +93,7 @@ class Tables:
             for index in range(first, last + 1):
                 row = view.row(job, index)
                 if text := texts.get(view.source):
-                    details = msgspec.json.decode(text, type=list[Detail])
+                    details = DECODE(text)
                     row = msgspec.structs.replace(row, detail=details[index - view.source[1]])
                 found.append(row)
         return found
@@ -139,20 +141,14 @@ def _without_nul(row: JobRow) -> JobRow:
 
 
 def _table_row(row: list[Any]) -> JobRow:
-    from services.reads import _job_row
-
     return _job_row(row[:19])
 
 
 @given(st.integers(1, 9000), st.booleans())
 def test_rows_cover_their_tasks_once_and_are_bounded(count: int, detailed: bool) -> None:
-    from events.task import TasksFinished
-    from projections.history import RUN_TASKS_MAX
-    from tests.read_support import message
-
     rows = Rows()
     details = [Detail(wall_ms=at) for at in range(count)] if detailed else []
-    rows.add(message(1, TasksFinished("j", [5, 4 + count], 1, "w", 1, details)), 1)
+    rows.add(read_support.message(1, TasksFinished("j", [5, 4 + count], 1, "w", 1, details)), 1)
     covered = [index for row in rows.tasks for index in range(row[1], row[2] + 1)]
     assert covered == list(range(5, 5 + count))
     most = DETAIL_TASKS_MAX if detailed else RUN_TASKS_MAX

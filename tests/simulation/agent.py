@@ -211,17 +211,7 @@ class Agent:
     async def _poll(self) -> None:
         while True:
             poll = next_poll(self.state, self._now())
-            asked = asyncio.create_task(self._ask("next", protocol.pack(poll), POLL_TIMEOUT_S))
-            self._tasks.add(asked)  # pyright: ignore[reportArgumentType]
-            again = asyncio.create_task(self._poll_again.wait())
-            await asyncio.wait((asked, again), return_when=asyncio.FIRST_COMPLETED)
-            self._poll_again.clear()
-            again.cancel()
-            self._tasks.discard(asked)  # pyright: ignore[reportArgumentType]
-            if not asked.done():
-                asked.cancel()
-                continue
-            answer = asked.result()
+            answer = await self._unless_again(self._ask("next", protocol.pack(poll), POLL_TIMEOUT_S))
             if answer is None:
                 continue
             said = protocol.poll_answer_of(answer)
@@ -232,6 +222,17 @@ class Agent:
             else:
                 self._do(Denial(said.code, said.detail, self._now()))
                 await asyncio.sleep(PAUSE_S)
+
+    async def _unless_again(self, asking: Coroutine[Any, Any, bytes | None]) -> bytes | None:
+        """The answer, or None as soon as there is reason to ask anew."""
+        asked, again = asyncio.create_task(asking), asyncio.create_task(self._poll_again.wait())
+        try:
+            await asyncio.wait((asked, again), return_when=asyncio.FIRST_COMPLETED)
+            return asked.result() if asked.done() else None
+        finally:
+            self._poll_again.clear()
+            asked.cancel()
+            again.cancel()
 
     async def _listen(self) -> None:
         await self.link.subscribe(f"push.{POOL}.all.poll", lambda subject, reply, data: self._poll_again.set())

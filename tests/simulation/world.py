@@ -257,6 +257,11 @@ class World:
         while self.auditor.open_jobs():
             await asyncio.sleep(1.0)
             self.check()
+            for name, agent in self.agents.items():
+                if not agent.alive:  # it had been asked to stop, and was done
+                    assert agent.exit_code == 0, f"{name} gave up with {agent.exit_code}"
+                    await asyncio.sleep(AGENT_DOWN_S)
+                    self._start_agent(name)
             if asyncio.get_running_loop().time() > END_S:
                 raise AssertionError(self._stuck())
 
@@ -274,22 +279,24 @@ class World:
 
     async def _agree(self) -> None:
         """All folds are one: both control planes', the auditor's, and one from the first message."""
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + 60
-        last = len(self.auditor.log.entries)
-        for plane in self.planes:
-            while plane.service is None or plane.service.writer.position < last:
-                await asyncio.sleep(0.5)
-                self.check()
-                last = len(self.auditor.log.entries)
-                assert loop.time() < give_up, f"{plane.name} does not follow: {plane.service}"
         self.auditor.refold()
         for plane in self.planes:
-            assert plane.service is not None
-            if plane.service.writer.position == len(self.auditor.log.entries):
-                assert normal(plane.service.writer.state) == normal(self.auditor.state)
+            for _ in range(60):
+                if plane.service and normal(plane.service.writer.state) == normal(self.auditor.state):
+                    break
+                await asyncio.sleep(0.5)
+                self.check()
+            else:
+                raise AssertionError(f"{plane.name} does not agree with the log: {self._difference(plane)}")
         for name in self.asked:
             assert name in self.auditor.ledger.jobs or name in self.auditor.refused, f"{name} was never answered"
+
+    def _difference(self, plane: Plane) -> str:
+        assert plane.service is not None
+        writer, log = plane.service.writer, self.auditor
+        here, there = normal(writer.state), normal(log.state)
+        parts = [f"{key}: {here[key]}\nnot {there[key]}" for key in here if here[key] != there[key]]
+        return "\n".join([f"at {writer.position} of {len(log.log.entries)}, leads: {writer.leads}", *parts])
 
     async def _end(self) -> None:
         for agent in self.agents.values():

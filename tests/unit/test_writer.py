@@ -13,12 +13,13 @@ from events.catalog import MESSAGE_BYTES_MAX, AnyEvent, Decision, Message, pool_
 from events.job import JobSubmitted
 from events.log import MemoryLog
 from events.pool import WriterLed
+from services.hosting import Item
 from services.pool import model
 from services.pool.commands import CancelJob, Refused, Submit
 from services.pool.model import NewerFormat
 from services.pool.service import PoolModel
 from services.pool.state import Pool
-from services.writer import QUEUE_COMMANDS_MAX, Item, Writer
+from services.writer import QUEUE_COMMANDS_MAX, Writer
 from tests.faulty_log import FaultyLog
 from tests.pool_support import T0, fact, normal, submit
 

@@ -1,0 +1,173 @@
+"""The container engine of this machine, a typed façade over aiodocker. One engine, over its local socket."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiodocker
+import aiohttp
+import msgspec
+
+CONNECT_S = 3.0
+ASK_S = 60.0
+
+
+class EngineError(Exception):
+    """The engine refused; `status` is HTTP's (0: it did not answer)."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status, self.detail = status, detail
+
+
+class Ended(msgspec.Struct, frozen=True, gc=False):
+    """A container that is no longer running."""
+
+    code: int
+    oom: bool
+    error: str
+
+
+class Used(msgspec.Struct, frozen=True, gc=False):
+    """What a running container has used so far: CPU in ms, and memory in bytes."""
+
+    cpu_ms: int
+    memory: int
+
+
+def _error(error: Exception) -> EngineError:
+    if isinstance(error, aiodocker.DockerError):
+        return EngineError(int(error.status), str(error.message))
+    return EngineError(0, f"the container engine does not answer: {error}")
+
+
+_FAILURES = (aiodocker.DockerError, aiohttp.ClientError, OSError, ValueError)
+
+
+class Attached:
+    """The output of a container, from before its start."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    async def read(self) -> AsyncIterator[tuple[int, bytes]]:
+        """Its stdout (1) and stderr (2), as they come, to the end. Raises EngineError."""
+        try:
+            while (message := await self._stream.read_out()) is not None:
+                yield int(message.stream), bytes(message.data)
+        except _FAILURES as error:
+            raise _error(error) from None
+
+    async def close(self) -> None:
+        """Hang up."""
+        # aiodocker asserts that the connection is there, which it is not once the container ended.
+        with contextlib.suppress(AssertionError, *_FAILURES):
+            await self._stream.close()
+
+
+class Engine:
+    """A connected engine; `await Engine.find()`."""
+
+    def __init__(self, docker: Any, version: str) -> None:
+        self._docker, self.version = docker, version
+
+    @classmethod
+    async def find(cls) -> "Engine | None":
+        """The engine that answers on this machine (DOCKER_HOST or the usual socket), if there is one."""
+        docker: Any = None
+        try:
+            timeout = aiohttp.ClientTimeout(total=ASK_S, sock_connect=CONNECT_S)
+            docker = aiodocker.Docker(timeout=timeout)
+            found: dict[str, Any] = await docker.version()
+        except (*_FAILURES, TimeoutError, AssertionError):  # it asserts that there is a socket to be found
+            if docker is not None:
+                await docker.close()
+            return None
+        return cls(docker, str(found.get("Version", "")))
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._docker.close()
+
+    async def create(self, name: str, config: dict[str, Any]) -> str:
+        """A new container's id. Raises EngineError; status 404: its image is not here."""
+        try:
+            return str((await self._docker.containers.create(config, name=name)).id)
+        except _FAILURES as error:
+            raise _error(error) from None
+
+    async def pull(self, image: str) -> None:
+        """Fetch an image. Raises EngineError."""
+        try:
+            await self._docker.images.pull(image)
+        except _FAILURES as error:
+            raise _error(error) from None
+
+    async def attach(self, container: str) -> Attached:
+        """Listen to a container that has not started. Raises EngineError."""
+        try:
+            stream = self._docker.containers.container(container).attach(stdout=True, stderr=True, logs=True)
+            await stream.__aenter__()  # reads nothing yet, but is listening when this returns
+        except _FAILURES as error:
+            raise _error(error) from None
+        return Attached(stream)
+
+    async def start(self, container: str) -> None:
+        """Start it. Raises EngineError, with what the engine says of a command that it cannot run."""
+        try:
+            await self._docker.containers.container(container).start()
+        except _FAILURES as error:
+            raise _error(error) from None
+
+    async def wait(self, container: str) -> Ended:
+        """How it ended, once it has. Raises EngineError."""
+        try:
+            found = self._docker.containers.container(container)
+            await found.wait()
+            state: dict[str, Any] = (await found.show())["State"]
+        except _FAILURES as error:
+            raise _error(error) from None
+        return Ended(int(state["ExitCode"]), bool(state.get("OOMKilled")), str(state.get("Error", "")))
+
+    async def used(self, container: str) -> Used:
+        """What it has used. Raises EngineError."""
+        try:
+            params = {"stream": "false", "one-shot": "true"}
+            # aiodocker's own call takes two samples, a second apart.
+            ask: Any = self._docker._query_json  # noqa: SLF001
+            found: dict[str, Any] = await ask(f"containers/{container}/stats", params=params)
+        except _FAILURES as error:
+            raise _error(error) from None
+        memory: dict[str, Any] = found.get("memory_stats") or {}
+        cpu: dict[str, Any] = (found.get("cpu_stats") or {}).get("cpu_usage") or {}
+        most = memory.get("max_usage") or memory.get("usage") or 0
+        return Used(int(cpu.get("total_usage", 0)) // 1_000_000, int(most))
+
+    async def signal(self, container: str, name: str) -> None:
+        """Send a signal to its first process; nothing when it has ended. Raises EngineError."""
+        try:
+            await self._docker.containers.container(container).kill(signal=name)
+        except aiodocker.DockerError as error:
+            if error.status not in (404, 409):
+                raise _error(error) from None
+        except _FAILURES as error:
+            raise _error(error) from None
+
+    async def remove(self, container: str) -> None:
+        """Kill and remove it, with its volumes; nothing when it is gone. Raises EngineError."""
+        try:
+            await self._docker.containers.container(container).delete(force=True, v=True)
+        except aiodocker.DockerError as error:
+            if error.status not in (404, 409):
+                raise _error(error) from None
+        except _FAILURES as error:
+            raise _error(error) from None
+
+    async def labelled(self, label: str) -> list[str]:
+        """The ids of all containers with this label (`name=value`), running or not. Raises EngineError."""
+        try:
+            filters = msgspec.json.encode({"label": [label]}).decode()
+            found: list[Any] = await self._docker.containers.list(all="true", filters=filters)
+        except _FAILURES as error:
+            raise _error(error) from None
+        return [str(container.id) for container in found]

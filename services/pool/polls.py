@@ -1,0 +1,195 @@
+"""Polls that wait for orders: which workers to look at, and what they are told.
+
+A worker is `due` when it has just polled or its capacity changed, and `idle` when it was looked at and nothing fitted;
+when a shape has new work, the idle ones are looked at, once.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from events import protocol
+from events.base import WorkerId
+from events.protocol import POLL_S_MAX, Cancel, Denied, Orders, Poll
+from services.hosting import Item
+from services.pool import plan
+from services.pool.commands import Greet, Heard, Place, Refused
+from services.pool.orders import OrderBook
+from services.pool.state import Pool, ShapeKey
+from services.pool.worker import stale_leases
+from services.writer import Writer
+
+UNNUMBERED = 0
+"""The number of an order that rides on every answer to a hello and is carried out each time."""
+
+
+class Parked:
+    """A poll that waits for its answer."""
+
+    __slots__ = ("poll", "reply", "since")
+
+    def __init__(self, reply: str, poll: Poll, since: float) -> None:
+        self.reply, self.poll, self.since = reply, poll, since
+
+
+class PollDesk:
+    """The parked polls of one pool. Every control plane parks them; the one that leads answers."""
+
+    def __init__(
+        self,
+        writer: Writer[Pool],
+        book: OrderBook,
+        send: Callable[[str, bytes], None],
+        clock: Callable[[], int],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._writer, self._book, self._send = writer, book, send
+        self._clock, self._monotonic = clock, monotonic
+        self._parked: dict[WorkerId, Parked] = {}
+        self._due: dict[WorkerId, None] = {}
+        self._idle: dict[WorkerId, None] = {}
+
+    def take(self, worker: WorkerId, parked: Parked) -> None:
+        """Park a poll that just came, in the place of the worker's earlier one."""
+        poll, machine = parked.poll, self._writer.state.workers.get(worker)
+        before = self._parked.get(worker)
+        if before is not None and before.poll.session == poll.session and before.poll.sequence > poll.sequence:
+            return  # overtaken on its way
+        if self._writer.leads and poll.hello is None and machine is not None and machine.session != poll.session:
+            # Not parked: an agent that was superseded must not push aside the one that took its place.
+            self._writer.offer(Item((), partial(self._resync, worker, parked)))
+            return
+        self._parked[worker] = parked
+        self._idle.pop(worker, None)
+        if self._writer.leads:
+            self._arrived(worker, parked)
+
+    def lead(self) -> None:
+        """This control plane leads from now on: look at everything that was parked before."""
+        for worker, parked in self._parked.items():
+            self._arrived(worker, parked)
+
+    def again(self, worker: WorkerId) -> None:
+        """Look at this worker again, if it polls."""
+        if worker in self._parked:
+            self._due[worker] = None
+            self._writer.poke()
+
+    def reset(self) -> None:
+        """Forget what was concluded from a state that is void."""
+        self._due.clear()
+        self._idle.clear()
+
+    def expire(self) -> None:
+        """Answer the polls that waited for long enough, or forget them where another control plane leads."""
+        now = self._monotonic()
+        for worker in [name for name, parked in self._parked.items() if now - parked.since > POLL_S_MAX]:
+            parked = self._parked[worker]
+            if not self._writer.leads:
+                del self._parked[worker]
+                continue
+            parked.since = now
+            self._writer.offer(Item((), partial(self._tell_nothing, worker, parked)))
+
+    def serve(self) -> Iterator[Item]:
+        """What to ask the writer for the workers that are due, then for the idle ones if a shape has new work."""
+        state = self._writer.state
+        for worker in state.freed:
+            if worker in self._parked:
+                self._due[worker] = None
+        state.freed.clear()
+        while self._due:
+            worker = next(iter(self._due))
+            del self._due[worker]
+            if worker not in self._parked:
+                continue
+            try:
+                yield from self._serve(worker)
+            except GeneratorExit:  # the message is full: this worker is the next message's first
+                self._due[worker] = None
+                raise
+        if state.fresh:
+            for worker in list(self._idle):
+                if not state.fresh:
+                    break
+                yield from self._serve(worker)
+            for key in state.fresh:
+                state.shapes[key].stuck = not any(self._could_take(worker, key) for worker in self._idle)
+            state.fresh.clear()
+
+    def _serve(self, worker: WorkerId) -> Iterator[Item]:
+        """Give a parked worker what there is for it, or leave it parked."""
+        parked, state = self._parked[worker], self._writer.state
+        poll, machine = parked.poll, state.workers.get(worker)
+        if machine is None or machine.session != poll.session or machine.state in ("lost", "stopped"):
+            if poll.hello is None:
+                yield Item((), partial(self._resync, worker, parked))
+            return
+        if machine.state == "unreachable":
+            yield Item([Heard(worker)], by="scheduler")
+            yield Item((), partial(self._resync, worker, parked))
+            return
+        if poll.room and plan.has_room(machine, poll.ahead):
+            yield Item([Place(worker, poll.room, poll.ahead)], by="scheduler")
+        if self._book.pending(state, worker, poll.last):
+            self._idle.pop(worker, None)
+            yield Item((), partial(self._tell, worker, parked))
+        elif poll.room and plan.has_room(machine, poll.ahead):
+            self._idle[worker] = None
+        else:
+            self._idle.pop(worker, None)
+
+    def _could_take(self, worker: WorkerId, shape: ShapeKey) -> bool:
+        """Whether an idle worker has room for the shape: it left what only another machine may have."""
+        poll, machine = self._parked[worker].poll, self._writer.state.workers[worker]
+        return (
+            machine.takes and machine.can_ever(shape) and plan.Room(machine, poll.room, poll.ahead).fits(*shape[1:]) > 0
+        )
+
+    def _arrived(self, worker: WorkerId, parked: Parked) -> None:
+        poll = parked.poll
+        if poll.hello is None:
+            self._due[worker] = None
+            self._writer.poke()
+            return
+        greet = Greet(worker, poll.session, poll.hello)
+        self._writer.offer(Item([greet], partial(self._greeted, worker, parked), f"worker:{worker}"))
+
+    def _greeted(self, worker: WorkerId, parked: Parked, outcomes: list[Any], position: int) -> None:
+        hello, machine = parked.poll.hello, self._writer.state.workers.get(worker)
+        if isinstance(outcomes[0], Refused):
+            self._reply_poll(worker, parked, protocol.pack(Denied(outcomes[0].code, outcomes[0].detail)))
+            return
+        if machine is None or machine.session != parked.poll.session:
+            self._resync(worker, parked, outcomes, position)  # more is to be given up first, or superseded meanwhile
+            return
+        # What the agent holds and should not have is told with every hello, and needs no number.
+        assert hello is not None
+        stale = [Cancel(UNNUMBERED, job, lease) for job, lease in stale_leases(self._writer.state, worker, hello)]
+        orders = self._book.orders(self._writer.state, worker, parked.poll.last, position, self._clock())
+        self._reply_poll(worker, parked, protocol.pack(Orders([*stale, *orders])))
+
+    def _reply_poll(self, worker: WorkerId, parked: Parked, data: bytes) -> None:
+        if self._parked.get(worker) is parked:
+            del self._parked[worker]
+            self._idle.pop(worker, None)
+        self._send(parked.reply, data)
+
+    def _tell(self, worker: WorkerId, parked: Parked, outcomes: list[Any], position: int) -> None:
+        orders = self._book.orders(self._writer.state, worker, parked.poll.last, position, self._clock())
+        self._reply_poll(worker, parked, protocol.pack(Orders(orders)))
+
+    def _tell_nothing(self, worker: WorkerId, parked: Parked, outcomes: list[Any], position: int) -> None:
+        machine = self._writer.state.workers.get(worker)
+        if machine is not None and machine.session == parked.poll.session:
+            self._tell(worker, parked, outcomes, position)
+        else:
+            self._resync(worker, parked, outcomes, position)
+
+    def _resync(self, worker: WorkerId, parked: Parked, outcomes: list[Any], position: int) -> None:
+        machine = self._writer.state.workers.get(worker)
+        if machine is not None and parked.poll.session in machine.past:
+            detail = "a newer agent uses this worker's identity; stop one of the two"
+            self._reply_poll(worker, parked, protocol.pack(Denied("superseded", detail)))
+        else:
+            self._reply_poll(worker, parked, protocol.pack(Orders([], resync=True)))

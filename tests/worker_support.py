@@ -1,0 +1,315 @@
+"""A pool for agents under test: a real nats-server and a small HTTP server for blobs, played by the test itself.
+
+What it answers is what the real one may answer; what it records is what the agent said.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from events import protocol
+from events.base import Runs, expand
+from events.job import Kind
+from events.protocol import (
+    Denied,
+    Ended,
+    Hello,
+    Order,
+    Orders,
+    Output,
+    Poll,
+    Recorded,
+    Report,
+    Run,
+    Started,
+    Stored,
+)
+from events.spec import TaskText
+from infra.link import Link
+from infra.nats_server import NatsServer
+from tests.nats_support import linked, serving
+from worker import identity
+from worker.agent import Agent, AgentOptions
+
+WAIT_S = 20.0
+POOL = "default"
+JOB = "jaaaaaaaaaaaaaaaa"
+TICKET = "a-ticket"
+
+
+class Pool:
+    """The platform's side of one worker."""
+
+    def __init__(self, link: Link, worker: str) -> None:
+        self._link, self.worker = link, worker
+        self.orders: list[Order] = []
+        self.polls: list[Poll] = []
+        self.hellos: list[tuple[str, Hello]] = []
+        self.reports: list[Report] = []
+        self.outputs: dict[tuple[int, int], bytearray] = {}
+        self.unwanted: set[int] = set()
+        self.beats: list[protocol.Heartbeat] = []
+        self.silent_reports = 0
+        """How many reports to lose the answer of."""
+        self.take_reports = True
+        self.take_output = True
+        self.deny = ""
+        self._parked: tuple[str, Poll] | None = None
+        self._number = 0
+        self._seen: set[tuple[str, int]] = set()
+        self._changed = asyncio.Event()
+
+    async def open(self) -> None:
+        """Listen."""
+        base = f"req.{POOL}.{self.worker}"
+        await self._link.subscribe(f"{base}.next", self._polled)
+        await self._link.subscribe(f"{base}.report", self._reported)
+        await self._link.subscribe(f"{base}.output", self._output)
+        await self._link.subscribe(f"hb.{POOL}.{self.worker}", self._beat)
+
+    def _polled(self, subject: str, reply: str, data: bytes) -> None:
+        poll = protocol.poll_of(data)
+        self.polls.append(poll)
+        self._changed.set()
+        if self.deny:
+            self._link.send(reply, protocol.pack(Denied(self.deny, "said the test")))
+        elif poll.hello is not None:
+            self.hellos.append((poll.session, poll.hello))
+            self._answer(reply, poll)
+        elif not self.hellos or self.hellos[-1][0] != poll.session:
+            self._link.send(reply, protocol.pack(Orders([], resync=True)))
+        elif any(order.number > poll.last for order in self.orders):
+            self._answer(reply, poll)
+        else:
+            self._parked = (reply, poll)
+
+    def _answer(self, reply: str, poll: Poll) -> None:
+        self._link.send(reply, protocol.pack(Orders([order for order in self.orders if order.number > poll.last])))
+
+    def say(self, order: Order) -> None:
+        """Give an order."""
+        self.orders.append(order)
+        if self._parked is not None:
+            (reply, poll), self._parked = self._parked, None
+            self._answer(reply, poll)
+
+    def number(self) -> int:
+        """A new order's number."""
+        self._number += 1
+        return self._number
+
+    def run(
+        self, tasks: Runs, text: TaskText, kind: Kind = "process", job: str = JOB, **more: Any
+    ) -> int:
+        """Order tasks; the lease."""
+        number = self.number()
+        count = more.pop("count", tasks[-1] + 1)
+        self.say(Run(number, job, tasks, more.pop("attempt", 1), kind, count, text, **more))
+        return number
+
+    def sh(self, script: str, tasks: Runs | None = None, **more: Any) -> int:
+        """Order a shell script."""
+        text: dict[str, Any] = {name: more.pop(name) for name in ("env", "cwd", "inputs", "results", "each") if name in more}
+        return self.run(tasks or [0, 0], TaskText(command=["sh", "-c", script], **text), **more)
+
+    def _reported(self, subject: str, reply: str, data: bytes) -> None:
+        report = protocol.report_of(data)
+        if not self.take_reports:
+            return
+        if (report.session, report.sequence) not in self._seen:
+            self._seen.add((report.session, report.sequence))
+            self.reports.append(report)
+            self._changed.set()
+        if self.silent_reports:
+            self.silent_reports -= 1
+            return
+        self._link.send(reply, protocol.pack(Recorded(f"1.{len(self.reports)}")))
+
+    def _output(self, subject: str, reply: str, data: bytes) -> None:
+        if not self.take_output:
+            return
+        output: Output = protocol.output_of(data)
+        safe: list[int] = []
+        for piece in output.pieces:
+            if piece.lease in self.unwanted:
+                safe.append(-1)
+                continue
+            have = self.outputs.setdefault((piece.lease, piece.index), bytearray())
+            if piece.offset <= len(have):
+                have += piece.data[len(have) - piece.offset :]
+            safe.append(len(have))
+        self._link.send(reply, protocol.pack(Stored(safe)))
+        self._changed.set()
+
+    def _beat(self, subject: str, reply: str, data: bytes) -> None:
+        self.beats.append(protocol.heartbeat_of(data))
+        self._changed.set()
+
+    # What was said
+
+    def ends(self, lease: int) -> dict[int, Ended]:
+        """How each task of a lease ended."""
+        found: dict[int, Ended] = {}
+        for report in self.reports:
+            for item in report.items:
+                if isinstance(item, Ended) and item.lease == lease:
+                    for at, index in enumerate(expand(item.tasks)):
+                        assert index not in found, f"task {index} of lease {lease} ended twice"
+                        details = item.details[at : at + 1]
+                        found[index] = Ended(
+                            lease, item.job, [index, index], item.end, item.code, item.reason, details
+                        )
+        return found
+
+    def started(self, lease: int) -> set[int]:
+        """Which tasks of a lease were reported as started."""
+        return {
+            index
+            for report in self.reports
+            for item in report.items
+            if isinstance(item, Started) and item.lease == lease
+            for index in expand(item.tasks)
+        }
+
+    async def until(self, fact: Callable[[], Any], what: str) -> None:
+        """Return once `fact()` holds; it is looked at whenever the agent said something."""
+        try:
+            async with asyncio.timeout(WAIT_S):
+                while not fact():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise AssertionError(f"never happened: {what}") from None
+
+    async def ended(self, lease: int, index: int = 0) -> Ended:
+        """How a task ended, once it has."""
+        await self.until(lambda: index in self.ends(lease), f"task {index} of lease {lease} ends")
+        return self.ends(lease)[index]
+
+    def text(self, lease: int, index: int = 0, stream: int = 0) -> bytes:
+        """What a task printed: on one stream, or on both (0)."""
+        data, at, out = bytes(self.outputs.get((lease, index), b"")), 0, b""
+        while at < len(data):
+            number, length = data[at], int.from_bytes(data[at + 1 : at + 5], "big")
+            if stream in (0, number):
+                out += data[at + 13 : at + 13 + length]
+            at += 13 + length
+        return out
+
+
+class Shelf:
+    """Blobs and results over HTTP."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.results: dict[str, list[dict[str, Any]]] = {}
+        self.asked: list[tuple[str, str, str]] = []
+        self.failures: list[int] = []
+        """Statuses to answer the next requests with."""
+        self.url = ""
+
+    def put(self, data: bytes) -> str:
+        """Store a blob; its digest."""
+        digest = hashlib.sha256(data).hexdigest()
+        self.blobs[digest] = data
+        return digest
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append((request.method, request.path_qs, request.headers.get("Authorization", "")))
+        if self.failures:
+            return web.json_response({"title": "failed", "detail": "said the test"}, status=self.failures.pop(0))
+        name = request.path.rpartition("/")[2]
+        if request.path.startswith("/v1/jobs/"):
+            found = self.results[request.path.split("/")[3]]
+            after = int(request.query.get("after", "0"))
+            more = str(after + 2) if after + 2 < len(found) else None
+            return web.json_response({"results": found[after : after + 2], "next": more, "position": "1.1"})
+        if request.method == "PUT":
+            data = await request.read()
+            assert hashlib.sha256(data).hexdigest() == name
+            self.blobs[name] = data
+            return web.Response(status=201)
+        if name not in self.blobs:
+            return web.json_response({"title": "not found", "detail": f"no blob {name}"}, status=404)
+        return web.Response(body=self.blobs[name])
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncGenerator["Shelf"]:
+        """Serve on a free port."""
+        app = web.Application(client_max_size=64 * 1024 * 1024)
+        app.router.add_route("*", "/{tail:.*}", self._serve)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{port}"
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+
+class Rig:
+    """One worker, its pool, and the agents that are started for it."""
+
+    def __init__(self, server: NatsServer, pool: Pool, shelf: Shelf, root: Path, who: identity.Identity) -> None:
+        self.server, self.pool, self.shelf, self.root, self.who = server, pool, shelf, root, who
+        self.agent: Agent
+        self._running: list[asyncio.Task[int]] = []
+
+    def options(self, **more: Any) -> AgentOptions:
+        """How its agents are started."""
+        base: dict[str, Any] = {
+            "state": self.root,
+            "worker": self.who.worker,
+            "pool": POOL,
+            "nats_url": self.server.url,
+            "api_url": self.shelf.url,
+            "seed": self.who.seed_path,
+            "cpus": 2.0,
+            "memory_bytes": 4 * 1024**3,
+            "engines": "none",
+            "version": "test",
+        }
+        return AgentOptions(**(base | more))
+
+    async def start(self, **more: Any) -> asyncio.Task[int]:
+        """Start an agent in this loop and wait until the pool knows it."""
+        self.agent = Agent(self.options(**more), owns_children=False)
+        task = asyncio.get_running_loop().create_task(self.agent.run())
+        self._running.append(task)
+        ready = asyncio.get_running_loop().create_task(self.agent.ready.wait())
+        await asyncio.wait([task, ready], timeout=WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        return task
+
+    async def kill(self, task: asyncio.Task[int]) -> None:
+        """End an agent without its good-bye."""
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def close(self) -> None:
+        """End all agents."""
+        for task in self._running:
+            await self.kill(task)
+
+
+@contextlib.asynccontextmanager
+async def rigged(root: Path) -> AsyncGenerator[Rig]:
+    """A worker with its pool."""
+    async with serving(root / "hive") as server, linked(server) as link, Shelf().open() as shelf:
+        who = identity.load_or_create(root / "worker")
+        await server.add_worker(who.worker, who.public_key)
+        pool = Pool(link, who.worker)
+        await pool.open()
+        rig = Rig(server, pool, shelf, root / "worker", who)
+        try:
+            yield rig
+        finally:
+            await rig.close()

@@ -1,0 +1,398 @@
+"""The agent: one worker's machine, hosted. It composes the parts, talks to the platform and listens to signals.
+
+Four conversations, each its own loop and never more than one request at a time: polls (down), reports and output (up),
+heartbeats. Losing the platform stops none of the work; coming back resumes each where it was.
+"""
+
+import asyncio
+import contextlib
+import gc
+import random
+import secrets
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import structlog
+import uvloop
+
+from events import protocol
+from events.base import WorkerId
+from events.protocol import POLL_S_MAX, Denied, Hello, Orders, Report, ReportAnswer
+from events.worker import Capacity
+from infra.engine import Engine, EngineError
+from infra.link import Link, LinkDown, LinkTimeout, NoResponders
+from worker import identity, leftovers, place, usage
+from worker.api import Api
+from worker.cache import CACHE_BYTES_MAX, Cache
+from worker.container import ContainerExecutor
+from worker.messages import Denial, Ordered, Quit, Stop
+from worker.output import SPOOL_BYTES_MAX, OutputDesk
+from worker.process import ProcessExecutor, require_linux
+from worker.shell import Shell, clock
+from worker.spool import Spool
+from worker.state import State, next_poll, waiting_count
+
+RETRY_S_MIN, RETRY_S_MAX = 0.05, 2.0
+POLL_SPARE_S = 5.0
+"""How much longer than the longest poll an answer is waited for."""
+REPOLL_S_MAX = 0.05
+REPOLL_EACH_S = 1.0
+QUICK_S = 0.01
+"""An empty answer sooner than this is not waiting: the next poll is delayed."""
+ANSWER_S = 10.0
+HEARTBEAT_S = 5.0
+NOTE_S = 0.5
+"""How often the running processes are written down."""
+BYE_S = 5.0
+"""How long the agent tries to say good-bye once nothing runs any more, after a second signal."""
+EMPTY_BYE_S = 2.0
+"""The same when everything is recorded, so that only the platform's knowledge of it is at stake."""
+SESSION_CHARS = 12
+ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
+NONCE_BYTES = 16
+NAMED_MAX = 3
+COLLECT_EACH = 50_000
+EXIT_FAILED = 1
+
+_log = structlog.get_logger()
+
+
+class AgentOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent needs to know. `seed` is the worker's secret or the file that holds it; 0 means "as found"."""
+
+    state: Path
+    worker: WorkerId
+    pool: str
+    nats_url: str
+    api_url: str
+    seed: bytes | Path
+    cpus: float = 0.0
+    memory_bytes: int = 0
+    engines: Literal["auto", "none"] = "auto"
+    """Whether to look for a container engine."""
+    version: str = ""
+    cache_bytes_max: int = CACHE_BYTES_MAX
+    spool_bytes_max: int = SPOOL_BYTES_MAX
+
+
+def run(options: AgentOptions) -> int:
+    """Run a worker until it is told to stop; the exit code. Raises identity.StateInUse. SIGINT, SIGTERM and SIGHUP
+    once: finish what runs; twice: end it.
+    """
+    require_linux()
+    return uvloop.run(serve(options))
+
+
+async def serve(options: AgentOptions, signals: bool = True) -> int:
+    """As `run`, in the running loop."""
+    with identity.claim(options.state):
+        agent = Agent(options)
+        if signals:
+            _listen(agent)
+        return await agent.run()
+
+
+def _listen(agent: "Agent") -> None:
+    def heard() -> None:
+        agent.stop()
+        sys.stderr.write(f"{agent.waiting_for()}\n")
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, heard)
+
+
+class Agent:
+    """One session of one worker."""
+
+    def __init__(self, options: AgentOptions, owns_children: bool = True) -> None:
+        self.options = options
+        self._owns_children = owns_children
+        """Whether every child of this process is a task's; not so inside a test."""
+        self.session = "".join(secrets.choice(ALPHABET) for _ in range(SESSION_CHARS))
+        self._nonce = secrets.token_hex(NONCE_BYTES)
+        self._link: Link
+        self._shell: Shell
+        self._quit: asyncio.Future[Quit] = asyncio.get_running_loop().create_future()
+        self._asking: asyncio.Future[Any] | None = None
+        self._poll_again = False
+        self._pushed_at = 0.0
+        self._report: Report | None = None
+        self._report_wake = asyncio.Event()
+        self._stops = 0
+        self.ready = asyncio.Event()
+        """Set once the platform has taken the Hello."""
+
+    # Life
+
+    async def run(self) -> int:
+        """Work until stopped; the exit code."""
+        options, state_folder = self.options, self.options.state
+        spool_folder = state_folder / "spool"
+        spool_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await asyncio.to_thread(leftovers.end_all, spool_folder, options.worker)
+        tasks_root = str((state_folder / "tasks").absolute())
+        await asyncio.to_thread(place.clear, tasks_root)
+        engine = await Engine.find() if options.engines == "auto" else None
+        async with contextlib.AsyncExitStack() as stack:
+            self._link = await Link.open(
+                options.nats_url, self._seed(), f"worker {options.worker}", f"_INBOX_{options.worker}", wait_s=0
+            )
+            stack.push_async_callback(self._link.close)
+            api = Api(options.api_url)
+            stack.push_async_callback(api.close)
+            await self._compose(stack, spool_folder, tasks_root, api, engine)
+            return await self._work(stack)
+
+    def _seed(self) -> str:
+        seed = self.options.seed
+        return (seed if isinstance(seed, bytes) else seed.read_bytes()).decode().strip()
+
+    async def _compose(
+        self, stack: contextlib.AsyncExitStack, spool_folder: Path, tasks_root: str, api: Api, engine: Engine | None
+    ) -> None:
+        options = self.options
+        spool = Spool(spool_folder)
+        stack.callback(spool.close)
+        kinds = ("process", "noop", "container") if engine is not None else ("process", "noop")
+        memory = options.memory_bytes or usage.memory_bytes()
+        capacity = Capacity(round((options.cpus or usage.cpus()) * 1000), memory, kinds)
+        hello = Hello(usage.boot_id(), capacity, options.version, self._nonce)
+        state = State(self.session, hello, spool.unreported)
+        places = place.Places(tasks_root, Cache(options.state / "cache", api, options.cache_bytes_max), api)
+        stack.push_async_callback(places.close)
+        shell = self._shell = Shell(state, spool, places, self._take_report, self._repoll, self._quitting)
+        shell.desk = OutputDesk(spool_folder / "output", shell.on_output_settled, shell.flush, options.spool_bytes_max)
+        stack.callback(shell.desk.close)
+        shell.processes = ProcessExecutor(
+            options.worker, shell.desk.write, shell.on_ended, shell.flush, owns_children=self._owns_children
+        )
+        stack.callback(shell.processes.close)
+        if engine is not None:
+            containers = ContainerExecutor(engine, options.worker, shell.desk.write, shell.on_ended, shell.flush)
+            shell.containers = containers
+            stack.push_async_callback(containers.close)
+            try:
+                await containers.clear()
+            except EngineError as error:
+                _log.warning("worker.engine", why=error.detail)
+        stack.push_async_callback(shell.close)
+
+    async def _work(self, stack: contextlib.AsyncExitStack) -> int:
+        options, base = self.options, f"req.{self.options.pool}.{self.options.worker}"
+        for who in (f"{options.worker}.{self._nonce}", "all"):
+            subscription = await self._link.subscribe(f"push.{options.pool}.{who}.poll", self._pushed)
+            stack.callback(subscription.close)
+        # What is here now lives as long as the agent: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(COLLECT_EACH)
+        loops = [
+            self._start(self._poll_loop(f"{base}.next")),
+            self._start(self._report_loop(f"{base}.report")),
+            self._start(self._shell.desk.run(self._link, f"{base}.output", self.session)),
+            self._start(self._heartbeat_loop(f"hb.{options.pool}.{options.worker}")),
+            self._start(self._note_loop()),
+            self._start(self._watch_link()),
+        ]
+        try:
+            quit_ = await self._quit
+        finally:
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+        if quit_.code:
+            _log.error("worker.stopped", why=quit_.why)
+            sys.stderr.write(f"worker {options.worker}: {quit_.why}\n")
+        return quit_.code
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A loop of the agent; it ends only by cancellation, so an exception is a bug and stops the agent."""
+
+        def look(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _log.error("worker.bug", exc_info=error)
+                self._quitting(Quit(EXIT_FAILED, f"a bug: {error!r}"))
+
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(look)
+        return task
+
+    def _quitting(self, quit_: Quit) -> None:
+        if not self._quit.done():
+            self._quit.set_result(quit_)
+
+    # Stopping
+
+    def stop(self) -> None:
+        """The first time: take nothing new, finish what runs. The second: end it. From then on, leave soon."""
+        self._stops += 1
+        self._shell.feed(Stop(clock(), kill=self._stops > 1))
+        state = self._shell.state
+        if self._stops > 1:
+            self._leave_after(BYE_S)
+        elif state.idle() or (state.sent is not None and state.sent.bye and not state.sent.items):
+            self._leave_after(EMPTY_BYE_S)
+
+    def _leave_after(self, seconds: float) -> None:
+        why = Quit(0, "stopped; what is not recorded yet is kept and told at the next start")
+        asyncio.get_running_loop().call_later(seconds, self._quitting, why)
+
+    def waiting_for(self) -> str:
+        """What keeps a stopping agent, for people."""
+        state = self._shell.state
+        parts: list[str] = []
+        if state.running:
+            named = [
+                f"{attempt.order.job} task {attempt.index}" for attempt in list(state.running.values())[:NAMED_MAX]
+            ]
+            more = f" and {len(state.running) - NAMED_MAX} more" if len(state.running) > NAMED_MAX else ""
+            parts.append(f"{len(state.running)} running: {', '.join(named)}{more}")
+        if state.settling:
+            parts.append(f"output or results of {len(state.settling)} ended tasks on their way")
+        if state.unsent():
+            parts.append(
+                "reports to be recorded" + ("" if self._link.connected else " (no connection to the platform)")
+            )
+        again = "" if self._stops > 1 else "; once more stops now"
+        return f"stopping: {'; '.join(parts) or 'nothing runs'}{again}"
+
+    # Orders
+
+    async def _poll_loop(self, subject: str) -> None:
+        loop = asyncio.get_running_loop()
+        pause = RETRY_S_MIN
+        while True:
+            self._poll_again = False
+            poll = next_poll(self._shell.state, clock())
+            began = loop.time()
+            answer = await self._ask(subject, protocol.pack(poll))
+            if isinstance(answer, Denied) and answer.code in ("superseded", "malformed"):
+                self._shell.feed(Denial(answer.code, answer.detail, clock()))
+                return
+            if isinstance(answer, Orders):
+                self._shell.feed(Ordered(answer, clock(), poll.hello is not None))
+                if not self._shell.state.greet:
+                    self.ready.set()
+                if answer.orders or (loop.time() - began > QUICK_S and not answer.resync):
+                    pause = RETRY_S_MIN
+                    continue
+            elif answer is None and self._poll_again:
+                continue
+            if answer is None and not self._link.connected:
+                await self._link.wait_connected()
+                pause = RETRY_S_MIN
+            await asyncio.sleep(random.uniform(0.5, 1.0) * pause)
+            pause = min(RETRY_S_MAX, pause * 2)
+
+    async def _ask(self, subject: str, data: bytes) -> Orders | Denied | None:
+        """The answer to a poll; None when there was none, or it was abandoned."""
+        loop = asyncio.get_running_loop()
+        asking = self._asking = loop.create_task(self._link.request(subject, data, POLL_S_MAX + POLL_SPARE_S))
+        try:
+            await asyncio.wait([asking])
+        finally:
+            self._asking = None
+            asking.cancel()
+        if asking.cancelled():
+            return None
+        try:
+            return protocol.poll_answer_of(asking.result().data)
+        except (LinkDown, LinkTimeout, NoResponders):
+            return None
+
+    def _repoll(self) -> None:
+        """Abandon the outstanding poll; the next follows at once."""
+        self._poll_again = True
+        if self._asking is not None:
+            self._asking.cancel()
+
+    def _pushed(self, subject: str, reply: str, data: bytes) -> None:
+        """The platform says: poll again. With jitter, since it says so to all, and at most once a second."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if now < self._pushed_at:
+            return
+        wait = random.uniform(0, REPOLL_S_MAX)
+        self._pushed_at = now + REPOLL_EACH_S
+        loop.call_later(wait, self._repoll)
+
+    # Reports
+
+    def _take_report(self, report: Report) -> None:
+        self._report = report
+        self._report_wake.set()
+        if report.bye and not report.items and self._stops:
+            self._leave_after(EMPTY_BYE_S)
+
+    async def _report_loop(self, subject: str) -> None:
+        while True:
+            await self._report_wake.wait()
+            self._report_wake.clear()
+            report = self._report
+            assert report is not None
+            answer = await self._deliver(subject, report)
+            if isinstance(answer, Denied):
+                _log.error("worker.report_refused", code=answer.code, why=answer.detail, items=len(report.items))
+                self._shell.answered(report.sequence, answer.code, answer.detail)
+            else:
+                self._shell.answered(report.sequence)
+
+    async def _deliver(self, subject: str, report: Report) -> ReportAnswer:
+        """Send a report until it is answered for good."""
+        data = protocol.pack(report)
+        pause = RETRY_S_MIN
+        while True:
+            try:
+                answer = protocol.report_answer_of((await self._link.request(subject, data, ANSWER_S)).data)
+                if not isinstance(answer, Denied) or answer.code in ("superseded", "malformed"):
+                    return answer
+                if answer.code == "unknown_session":
+                    self._shell.answered(report.sequence, answer.code, answer.detail)
+            except (LinkTimeout, NoResponders):
+                pass
+            except LinkDown:
+                await self._link.wait_connected()
+                pause = RETRY_S_MIN
+            await asyncio.sleep(random.uniform(0.5, 1.0) * pause)
+            pause = min(RETRY_S_MAX, pause * 2)
+
+    # Beside
+
+    async def _heartbeat_loop(self, subject: str) -> None:
+        usage.heartbeat(self.session, self.options.state, 0, 0)  # the first CPU figure is since the call before
+        while True:
+            await asyncio.sleep(HEARTBEAT_S * random.uniform(0.95, 1.05))
+            state = self._shell.state
+            beat = usage.heartbeat(self.session, self.options.state, len(state.running), waiting_count(state))
+            with contextlib.suppress(LinkDown):
+                self._link.send(subject, protocol.pack(beat))
+
+    async def _note_loop(self) -> None:
+        """Write down what runs, for the next agent, should this one be killed."""
+        noted: frozenset[int] = frozenset()
+        while True:
+            await asyncio.sleep(NOTE_S)
+            pids = frozenset(process.pid for process in self._shell.processes.running.values() if process.watched)
+            if pids != noted:
+                noted = pids
+                leftovers.note(self.options.state / "spool", pids)
+
+    async def _watch_link(self) -> None:
+        """Say it when the platform cannot be reached, or does not know this worker."""
+        said = ""
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            if self._link.connected:
+                said = ""
+                continue
+            why = "refused" if self._link.refused else "unreachable"
+            if why == said:
+                continue
+            said = why
+            remedy = "it does not know this worker's key: enrol it" if why == "refused" else "trying again until it is"
+            _log.warning("worker.platform_" + why, url=self.options.nats_url, why=self._link.last_error, then=remedy)
