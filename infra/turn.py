@@ -11,7 +11,7 @@ import random
 from infra.link import Link, LinkDown, LinkTimeout, NoResponders
 
 BEACON_S = 0.3
-SILENCE_S = 1.2
+SILENCE_S = 1.0
 ASK_S = 0.25
 
 

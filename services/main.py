@@ -11,7 +11,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, cast
 
@@ -136,6 +136,8 @@ class ControlPlane:
             if self._reads_wanted():
                 reads, projector = await self._read_side(settings, log, group)
                 if "api" in self._options.roles:
+                    # What was acknowledged before a restart must be there when the first reader asks.
+                    await group.sooner(projector.wait_caught_up())
                     core = self._core(settings, link, log, reads, projector, outputs, server)
                     url = await self._api(settings, core)
                     claim.set_url(url)
@@ -325,6 +327,15 @@ class _Group:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._error.append(error)
             self._stop.set()
+
+    async def sooner(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for `work`, or for the stop, whichever comes first."""
+        tasks = asyncio.ensure_future(work), asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     def check(self) -> None:
         """Raise the error of the first task that failed."""

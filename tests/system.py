@@ -86,9 +86,7 @@ class System:
         """Start (again) the worker `name`."""
         state = str(self.folder.path("agents", name))
         environ = {"HIVE_URL": self.url()} if self.folder.running() else {}
-        process = self.spawn(
-            "worker", "run", "--name", name, "--state", state, "--cpus", str(cpus), environ=environ
-        )
+        process = self.spawn("worker", "run", "--name", name, "--state", state, "--cpus", str(cpus), environ=environ)
         self.agents[name] = process
         return process
 

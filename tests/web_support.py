@@ -15,7 +15,7 @@ import aiohttp
 
 from events import protocol
 from events.base import expand, runs_of, size_of
-from events.protocol import Cancel, Ended, Hello, Orders, Poll, Report, Run
+from events.protocol import Cancel, Ended, Hello, Orders, Poll, Report, ReportItem, Run
 from events.task import Detail
 from events.worker import Capacity
 from infra import nkey
@@ -31,14 +31,13 @@ from infra.outputs import Outputs
 from infra.postgres import Postgres
 from infra.sealing import Sealer
 from infra.tickets import Tickets
-from infra.turn import BeaconTurn
 from services.pool.client import PoolClient
 from services.pool.orders import OrderBook
 from services.pool.service import PoolService
 from services.pool.snapshots import PoolSnapshots
 from services.projector import Projector
 from services.reads import Reads
-from tests.nats_support import linked, serving
+from tests.nats_support import linked, serving, until
 from web.app import create_app
 from web.core import Core, Enrolled
 from web.server import Server
@@ -118,6 +117,7 @@ async def api(root: Path, *, tables: bool = False, **changes: Any) -> AsyncGener
         headers = {"Authorization": f"Bearer {core.admin_key}"}
         http = await exits.enter_async_context(aiohttp.ClientSession(headers=headers))
         await projector.wait_caught_up()
+        await until(lambda: service.writer.leads, "the pool's writer leads")
         yield Api(core, server, nats, link, folder, http)
 
 
@@ -130,9 +130,6 @@ async def _end(tasks: list["asyncio.Task[None]"]) -> None:
 async def _pool(exits: AsyncExitStack, folder: Folder, link: Link, log: JetStreamLog, outputs: Outputs) -> PoolService:
     index = Index(folder.directory("index") / "pool.sqlite")
     exits.callback(index.close)
-    turn = BeaconTurn(link, f"pool.{POOL}", "test")
-    await turn.start()
-    exits.push_async_callback(turn.stop)
     return PoolService(
         link,
         log,
@@ -141,7 +138,7 @@ async def _pool(exits: AsyncExitStack, folder: Folder, link: Link, log: JetStrea
         index=index,
         outputs=outputs,
         snapshots=PoolSnapshots(folder.path("snapshots"), POOL),
-        turn=turn,
+        turn=AlwaysTurn(),
         name="test",
         version="test",
     )
@@ -181,6 +178,19 @@ def _core(
         forget=forget,
         disk=lambda: disk,
     )
+
+
+class AlwaysTurn:
+    """Nobody else is there to lead."""
+
+    async def wait(self) -> None:
+        """Now."""
+
+    def take(self) -> None:
+        """Leads."""
+
+    def leave(self) -> None:
+        """Leads no more."""
 
 
 class Crew:
@@ -232,7 +242,7 @@ class Crew:
             await self.hold.wait()
             while not self._reports.empty() and len(runs) < 200:
                 runs.append(self._reports.get_nowait())
-            items = [item for run in runs for item in self._ended(run)]
+            items: list[ReportItem] = [item for run in runs for item in self._ended(run)]
             report = protocol.pack(Report("session", sequence, items))
             reply = await self.link.request(f"req.{POOL}.{self.worker}.report", report, 20.0)
             answer = protocol.report_answer_of(reply.data)

@@ -103,9 +103,7 @@ class Pool:
         self._number += 1
         return self._number
 
-    def run(
-        self, tasks: Runs, text: TaskText, kind: Kind = "process", job: str = JOB, **more: Any
-    ) -> int:
+    def run(self, tasks: Runs, text: TaskText, kind: Kind = "process", job: str = JOB, **more: Any) -> int:
         """Order tasks; the lease."""
         number = self.number()
         count = more.pop("count", tasks[-1] + 1)
@@ -114,7 +112,9 @@ class Pool:
 
     def sh(self, script: str, tasks: Runs | None = None, **more: Any) -> int:
         """Order a shell script."""
-        text: dict[str, Any] = {name: more.pop(name) for name in ("env", "cwd", "inputs", "results", "each") if name in more}
+        text: dict[str, Any] = {
+            name: more.pop(name) for name in ("env", "cwd", "inputs", "results", "each") if name in more
+        }
         return self.run(tasks or [0, 0], TaskText(command=["sh", "-c", script], **text), **more)
 
     def _reported(self, subject: str, reply: str, data: bytes) -> None:
@@ -161,9 +161,7 @@ class Pool:
                     for at, index in enumerate(expand(item.tasks)):
                         assert index not in found, f"task {index} of lease {lease} ended twice"
                         details = item.details[at : at + 1]
-                        found[index] = Ended(
-                            lease, item.job, [index, index], item.end, item.code, item.reason, details
-                        )
+                        found[index] = Ended(lease, item.job, [index, index], item.end, item.code, item.reason, details)
         return found
 
     def started(self, lease: int) -> set[int]:

@@ -182,16 +182,16 @@ async def _start(core: Core, from_: str, since: str, last_id: str, follow: bool)
     return core.projector.position + 1 if follow else 1
 
 
-async def _pieces(core: Core, start: int, wanted: Wanted, follow: bool, texts: Texts) -> AsyncGenerator[bytes]:
-    end = 0 if follow else await core.log.last(core.projector.subject)
+async def _pieces(core: Core, start: int, end: int | None, wanted: Wanted, texts: Texts) -> AsyncGenerator[bytes]:
+    """Messages from position `start` to `end`, or for ever."""
     follower: Follower = core.projector.follow(start)
     spoke = time.monotonic()
     # Said first, so that a client knows that the stream stands, and where to go on from when it breaks at once.
     yield _ping(start - 1)
     async with follower:
-        while follow or follower.start <= end:
+        while end is None or follower.start <= end:
             records = await follower.take(PING_S)
-            if not follow:
+            if end is not None:
                 records = [record for record in records if record.position <= end]
             messages, silent = pieces_of(records, wanted, texts)
             now = time.monotonic()
@@ -245,7 +245,8 @@ async def follow_events(
     """The stream."""
     wanted = wanted_of(types or [], job, entity)
     start = await _start(core, from_, since, last_event_id, follow)
-    return EventStream(_pieces(core, start, wanted, follow, texts))
+    end = None if follow else await core.log.last(core.projector.subject)
+    return EventStream(_pieces(core, start, end, wanted, texts))
 
 
 ROUTES = [follow_events]

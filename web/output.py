@@ -80,7 +80,9 @@ class _Follow:
     async def look(self) -> None:
         """Ask the tables about the task, when its job changed since and they were not asked just now."""
         row = self.core.reads.live_job(self.job)
-        moved = row is None or row.position != self._seen
+        if self._away and row:
+            self._seen, self.task = row.position, _only_task(row, self.lease) or self.task
+        moved = self._away or row is None or row.position != self._seen
         if (self.task is not None and not moved) or monotonic() - self._looked < (AWAY_S if self._away else LOOK_S):
             return
         self._looked = monotonic()
@@ -89,7 +91,8 @@ class _Follow:
             self._seen, self._away = (row.position if row else 0), False
         except ReadsUnavailable:
             self._away = True
-            self.task = (_only_task(row, self.lease) if row else None) or self.task
+            if row:
+                self._seen, self.task = row.position, _only_task(row, self.lease) or self.task
 
     def latest(self) -> int:
         """The lease of the latest attempt, 0 when there was none."""
@@ -118,8 +121,8 @@ class _Follow:
     async def wait(self) -> None:
         """Until there is more output, the job changed, or it is time to look or to ping."""
         row = self.core.reads.live_job(self.job)
-        stale = self._away or bool(self.promised_at) or row is None or row.position != self._seen
-        timeout = (AWAY_S if self._away else LOOK_S) if stale else PING_S
+        stale = bool(self.promised_at) or row is None or row.position != self._seen
+        timeout = LOOK_S if stale else AWAY_S if self._away else PING_S
         waits: list[asyncio.Future[None]] = []
         if self.lease and not self.core.outputs.ended(self.job, self.index, self.lease):
             waits.append(asyncio.ensure_future(self._grown(timeout)))

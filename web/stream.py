@@ -5,10 +5,11 @@ nothing for STALL_S is let go.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Any, cast
 
+import structlog
 from litestar import Litestar
 from litestar.types import Receive, Scope, Send
 
@@ -16,7 +17,10 @@ PING_S = 15.0
 STALL_S = 60.0
 PING = b": ping\n\n"
 GOODBYE = b": the server stops; come back with Last-Event-ID\n\n"
+BROKE = b": something went wrong; come back with Last-Event-ID\n\n"
 TOO_SLOW = b": nothing was taken for a minute; come back with Last-Event-ID\n\n"
+
+_log = structlog.get_logger()
 
 
 class Closing:
@@ -63,7 +67,7 @@ class EventStream:
         ]
         try:
             await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-            last = sending.result() if sending.done() else GOODBYE
+            last = _last(sending) if sending.done() else GOODBYE
         finally:
             for task in watched:
                 task.cancel()
@@ -81,6 +85,15 @@ class EventStream:
             except TimeoutError:
                 return TOO_SLOW
         return b""
+
+
+def _last(sending: "asyncio.Future[bytes]") -> bytes:
+    """What is said at the end. What went wrong is in our log: the answer had begun, so it cannot be a problem."""
+    error = sending.exception()
+    if error is None:
+        return sending.result()
+    _log.error("stream.failed", exc_info=error)
+    return BROKE
 
 
 async def _gone(receive: Receive) -> None:
@@ -106,6 +119,3 @@ class BytesStream:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             await self._pieces.aclose()
-
-
-Answer = Callable[[Scope, Receive, Send], Any]

@@ -24,7 +24,7 @@ from events.base import WorkerId
 from events.protocol import POLL_S_MAX, Denied, Hello, Orders, Report, ReportAnswer
 from events.worker import Capacity
 from infra.engine import Engine, EngineError
-from infra.link import Link, LinkDown, LinkTimeout, NoResponders
+from infra.link import Link, LinkDown, LinkTimeout, NoResponders, Reply
 from worker import identity, leftovers, place, usage
 from worker.api import Api
 from worker.cache import CACHE_BYTES_MAX, Cache
@@ -43,7 +43,7 @@ REPOLL_S_MAX = 0.05
 REPOLL_EACH_S = 1.0
 QUICK_S = 0.01
 """An empty answer sooner than this is not waiting: the next poll is delayed."""
-ANSWER_S = 10.0
+ANSWER_S = 1.5
 HEARTBEAT_S = 5.0
 NOTE_S = 0.5
 """How often the running processes are written down."""
@@ -118,7 +118,7 @@ class Agent:
         self._link: Link
         self._shell: Shell
         self._quit: asyncio.Future[Quit] = asyncio.get_running_loop().create_future()
-        self._asking: asyncio.Future[Any] | None = None
+        self._asking: set[asyncio.Future[Reply]] = set()
         self._poll_again = False
         self._pushed_at = 0.0
         self._report: Report | None = None
@@ -291,25 +291,29 @@ class Agent:
 
     async def _ask(self, subject: str, data: bytes) -> Orders | Denied | None:
         """The answer to a poll; None when there was none, or it was abandoned."""
-        loop = asyncio.get_running_loop()
-        asking = self._asking = loop.create_task(self._link.request(subject, data, POLL_S_MAX + POLL_SPARE_S))
         try:
-            await asyncio.wait([asking])
-        finally:
-            self._asking = None
-            asking.cancel()
-        if asking.cancelled():
-            return None
-        try:
-            return protocol.poll_answer_of(asking.result().data)
+            return protocol.poll_answer_of(await self._request(subject, data, POLL_S_MAX + POLL_SPARE_S))
         except (LinkDown, LinkTimeout, NoResponders):
             return None
 
+    async def _request(self, subject: str, data: bytes, timeout_s: float) -> bytes:
+        """An answer. Raises LinkTimeout also when the platform says that who was asked may be gone."""
+        asking = asyncio.ensure_future(self._link.request(subject, data, timeout_s))
+        self._asking.add(asking)
+        try:
+            await asyncio.wait([asking])
+        finally:
+            self._asking.discard(asking)
+            asking.cancel()
+        if asking.cancelled():
+            raise LinkTimeout("asked again")
+        return asking.result().data
+
     def _repoll(self) -> None:
-        """Abandon the outstanding poll; the next follows at once."""
+        """Abandon what waits for an answer, the poll and a report; both are sent again at once."""
         self._poll_again = True
-        if self._asking is not None:
-            self._asking.cancel()
+        for asking in self._asking:
+            asking.cancel()
 
     def _pushed(self, subject: str, reply: str, data: bytes) -> None:
         """The platform says: poll again. With jitter, since it says so to all, and at most once a second."""
@@ -348,7 +352,7 @@ class Agent:
         pause = RETRY_S_MIN
         while True:
             try:
-                answer = protocol.report_answer_of((await self._link.request(subject, data, ANSWER_S)).data)
+                answer = protocol.report_answer_of(await self._request(subject, data, ANSWER_S))
                 if not isinstance(answer, Denied) or answer.code in ("superseded", "malformed"):
                     return answer
                 if answer.code == "unknown_session":

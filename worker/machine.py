@@ -332,7 +332,8 @@ def _answered(state: State, stimulus: Answered) -> None:
     if state.sent_batches:
         state.out.append(Forget(state.sent_batches))
         state.sent_batches = []
-    if sent.bye:
+    # An order that crossed the good-bye is given back in another.
+    if sent.bye and state.idle():
         _quit(state, 0, STOPPED)
 
 

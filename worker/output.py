@@ -36,7 +36,7 @@ MESSAGE_BYTES_MAX = 768 * 1024
 """Of the pieces in one message; NATS carries 1 MiB."""
 COLLECT_S = 0.02
 """How long output is collected before it is sent, unless a task has ended."""
-ANSWER_S = 10.0
+ANSWER_S = 1.5
 RETRY_S_MIN, RETRY_S_MAX = 0.05, 2.0
 CUT = b"[output cut: this attempt printed more than %d bytes that could be kept]\n"
 

@@ -2,10 +2,11 @@
 
 from events.protocol import AHEAD_MAX
 
-LONG_MS = 500
-"""Tasks at least this long are never asked for ahead: waiting for the next order costs them little."""
-WINDOW_MS = 250
-"""How much work to have ready, in the time that it takes one slot."""
+WINDOW_MS = 400
+"""How much work to have ready, in the time that it takes one slot. Longer tasks are not asked for ahead at all: waiting
+for the next order costs them little, and another worker may be idle.
+"""
+SHORTEST_MS = 0.5
 WEIGHT = 0.2
 IDLE_MS = 1000
 """After this long without work, what was measured says nothing about what comes next."""
@@ -30,6 +31,4 @@ class Pace:
         if self._mean is None or (oldest is None and now - self._last > IDLE_MS):
             return 0
         mean = max(self._mean, now - oldest if oldest is not None else 0)
-        if mean >= LONG_MS:
-            return 0
-        return min(AHEAD_MAX, int(WINDOW_MS / max(mean, 0.5)))
+        return min(AHEAD_MAX, int(WINDOW_MS / max(mean, SHORTEST_MS)))

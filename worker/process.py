@@ -123,6 +123,7 @@ class ProcessExecutor:
         self._timer: asyncio.TimerHandle | None = None
         self._next_look = 0.0
         self._orphans = Orphans(owns_children)
+        _keep_to_ourselves()
         self._loop.add_reader(self._epoll.fileno(), self._ready)
 
     def close(self) -> None:
@@ -372,6 +373,14 @@ class ProcessExecutor:
     def _signal(self, process: Process, number: signal.Signals) -> None:
         tree.signal_tree(process.pid, number)
         tree.signal_all(self._orphans.of(process.key), number)
+
+
+def _keep_to_ourselves() -> None:
+    """Files that we were started with open are not for tasks. What Python opens never is."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > STDERR:
+            with contextlib.suppress(OSError):  # the listing's own
+                os.set_inheritable(int(name), False)
 
 
 def _why_not(args: list[str], error: OSError) -> str:

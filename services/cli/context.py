@@ -29,6 +29,8 @@ class Context:
         self.url = ""
         self.data = ""
         self.debug = False
+        self.serving = False
+        """Whether this process serves others: a bug in it cannot be had again at will, so its trace back is shown."""
 
     def folder(self) -> Folder:
         """The data folder meant: --data, HIVE_DATA, the nearest `.hive`, or ~/.hive."""

@@ -3,16 +3,16 @@
 import asyncio
 import contextlib
 import os
-import shlex
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from events.spec import Each, Input, JobSpec
+from events.task import Detail
+from infra import settings as settings_
 from infra.folder import Folder
 from services.cli import demo_input, demo_tasks, format, hints
 from services.cli.children import Child, until
@@ -224,21 +224,25 @@ class Demo:
         )
 
     async def _show_workers(self, hive: "AsyncHive", array: str) -> None:
-        tasks, cpu, spans = Counter[str](), Counter[str](), dict[str, list[int]]()
+        done: dict[str, list[Detail]] = {}
         after: int | None = -1
         while after is not None:
             page = await hive.tasks(array, after=after, limit=1000)
             for task in page.tasks:
-                tasks[task.worker] += 1
-                cpu[task.worker] += task.detail.cpu_ms if task.detail else 0
-                spans.setdefault(task.worker, []).append(task.ended_at)
+                done.setdefault(task.worker, []).append(task.detail or Detail())
             after = page.next
         rows = [
-            (worker, str(count), format.span(cpu[worker] / 1000), format.clock(max(spans[worker])))
-            for worker, count in sorted(tasks.items())
+            (
+                worker,
+                str(len(details)),
+                format.span(sum(detail.cpu_ms for detail in details) / 1000),
+                format.span(sum(detail.wall_ms for detail in details) / 1000),
+                format.size(max(detail.memory_peak for detail in details)),
+            )
+            for worker, details in sorted(done.items())
         ]
         self._output.line()
-        self._output.table(("WORKER", "TASKS", "CPU", "LAST ENDED"), rows)
+        self._output.table(("WORKER", "TASKS", "CPU", "WALL", "MOST MEMORY"), rows)
         self._output.line()
 
     async def _prove(self) -> None:
@@ -265,13 +269,14 @@ class Demo:
             await child.stop()
 
     def _say_goodbye(self) -> None:
-        hivectl = hints.program()
-        up = (
-            "make up"
-            if Path("Makefile").exists() and hints.is_default(self._folder)
-            else (f"{hivectl} up --data {shlex.quote(str(self._folder.root))}")
-        )
         self._step("Done; everything that was started is stopped again.")
-        self._output.line(
-            f"Look around: `{up}` goes on with this data at http://127.0.0.1:8420; then `{hivectl} jobs`, `{hivectl} tail --since 10m`"
-        )
+        hivectl = hints.invocation(self._folder)
+        made = Path("Makefile").exists() and hints.is_default(self._folder)
+        port = settings_.load(self._folder.root).port
+        self._output.line("Look around:")
+        for words, what in (
+            ("make up" if made else f"{hivectl} up", f"goes on with this data at http://127.0.0.1:{port}"),
+            (f"{hivectl} jobs", "in another terminal: both jobs"),
+            (f"{hivectl} tail --since 10m", "every event of this run, then what comes"),
+        ):
+            self._output.line(f"  {self._output.paint(words, 'bold')}  - {what}")

@@ -80,7 +80,7 @@ def run(args: Sequence[str], output: Output | None = None) -> int:
     except Exception as error:  # noqa: BLE001 whatever it is, people get one line and scripts an exit code
         failure = explain(error)
         context.output.failure(failure)
-        if context.debug:
+        if context.debug or (context.serving and failure.code == Exit.BUG):
             context.output.trace_back()
         return failure.code
     return code if isinstance(code, int) else Exit.OK
@@ -99,9 +99,7 @@ def explain(error: Exception) -> Failure:
         return Failure(error.format_message(), "", Exit.USAGE)
     if known := explain_known(error):
         return known
-    return Failure(
-        f"unexpected {type(error).__name__}: {error}", "the same with --debug, and report what it shows", Exit.BUG
-    )
+    return Failure(f"unexpected {error!r}", "the same with --debug, and report what it shows", Exit.BUG)
 
 
 def main() -> None:

@@ -63,6 +63,7 @@ def serve(context: Context, port: int | None, roles: frozenset[str]) -> int:
 
 
 def _run(context: Context, port: int | None, roles: frozenset[str], workers: int, what: str) -> int:
+    context.serving = True
     from infra.logging import configure
     from services.main import CannotRun, RunOptions, Started, run
 

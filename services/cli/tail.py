@@ -1,6 +1,7 @@
 """`tail`: what happens, one line an event."""
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +52,9 @@ async def _tail(
             entity=entity,
             follow=not no_follow,
         )
-        async for shown in feed:
-            _show(context, shown)
+        async with contextlib.aclosing(feed):
+            async for shown in feed:
+                _show(context, shown)
 
 
 def _show(context: Context, shown: "Shown") -> None:

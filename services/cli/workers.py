@@ -14,7 +14,7 @@ import msgspec
 
 from services.cli import format
 from services.cli.context import Context, command
-from services.cli.failure import Exit, Failure
+from services.cli.failure import Failure
 from services.cli.find import find_worker
 from services.cli.options import SIZE
 from web.schema import EnrolAnswer
@@ -22,7 +22,7 @@ from web.schema import EnrolAnswer
 if TYPE_CHECKING:
     from web.schema import WorkerView
 
-HEADS = ("WORKER", "STATE", "CPUS", "MEMORY", "RUNS", "TASKS", "FAILED", "SINCE", "VERSION")
+HEADS = ("WORKER", "STATE", "CPUS", "MEMORY", "RUNNING", "DONE", "FAILED", "SINCE", "VERSION")
 
 
 @command("workers")
@@ -96,6 +96,7 @@ def run(context: Context, name: str, state: Path | None, cpus: float | None, mem
     Ctrl-C once finishes what runs, twice stops now. The worker makes a key of its own in its state folder, and enrols
     with it; the hive's admin key is needed for that alone.
     """
+    context.serving = True
     from infra.logging import configure
     from services.version import VERSION
     from worker import agent, identity
@@ -146,13 +147,12 @@ async def _enrol(context: Context, folder: Path, public_key: str, name: str) -> 
         async with context.client() as hive:
             answer = await hive.enrol(public_key, name)
     except (Failure, Unavailable) as error:
-        if isinstance(error, Failure) and error.code != Exit.UNAVAILABLE:
-            raise
+        # Also for want of a key: one that is enrolled needs none, and the hive may just be starting.
         try:
             known = msgspec.json.decode(kept.read_bytes(), type=Enrolment)
         except (OSError, msgspec.DecodeError):
             raise error from None
-        context.output.note(f"{known.url} does not answer; going on as enrolled there before")
+        context.output.note(f"not enrolled again ({error}); going on as enrolled at {known.url} before")
         return known.url, known.answer
     write_atomic(kept, msgspec.json.encode(Enrolment(url, answer)))
     return url, answer

@@ -246,6 +246,7 @@ def tell_cancel(state: Pool, job: Job, worker: WorkerId) -> None:
         state.number += 1
         job.told[worker] = state.number
         state.workers[worker].cancels[state.number] = job.id
+        state.freed.add(worker)  # its poll is answered now, not when it has waited for long enough
 
 
 def evolve_finished(state: Pool, event: JobFinished, at: int) -> None:

@@ -193,7 +193,7 @@ def test_the_event_tail(hive: Hive) -> None:
     lines = hive.ok("tail", "--since", "1h", "--job", id, "--no-follow").splitlines()
     assert [line.split()[1] for line in lines if "job." in line] == ["job.submitted", "job.finished"]
     shown = [json.loads(line) for line in hive.ok("tail", "--from", "1.1", "--no-follow", "--json").splitlines()]
-    assert [one["position"] for one in shown][0] == "1.1"
+    assert shown[0]["position"] == "1.1"
     only = hive.ok("tail", "--from", "1.1", "--type", "job.submitted", "--no-follow", "--json").splitlines()
     assert {json.loads(line)["event"]["type"] for line in only} == {"job.submitted"}
 
@@ -234,6 +234,36 @@ def test_a_reader_that_leaves_is_no_error(hive: Hive) -> None:
     done = subprocess.run(["sh", "-c", words], env=hive.environ, cwd=ROOT, capture_output=True, timeout=LIMIT_S)
     assert done.stdout.count(b"\n") == 1
     assert done.stderr == b""
+
+
+def test_the_lines_of_python_in_the_readme_run(hive: Hive) -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert code is not None
+    assert len([line for line in code[1].splitlines() if line.strip()]) <= 6
+    done = subprocess.run([sys.executable, "-c", code[1]], env=hive.environ, capture_output=True, timeout=LIMIT_S)
+    assert done.stdout.split() == [str(n * n).encode() for n in range(10)], done.stderr
+
+
+def test_interrupting_up_once_waits_and_twice_does_not(tmp_path: Path) -> None:
+    own = Hive(tmp_path / "hive")
+    own.start()
+    try:
+        id = own.ok("submit", "--quiet", "--", "sleep", "600").strip()
+        own.until("it runs", lambda: own.ok("job", "show", "--quiet", id).strip() == "running")
+        assert own.process is not None
+        own.process.send_signal(signal.SIGINT)
+        own.until("it says what it waits for", lambda: id in own.said.read_text())
+        assert own.process.poll() is None
+    finally:
+        code = own.stop()
+    assert code == 0, own.said.read_text()
+    own.start()
+    try:
+        own.until(
+            "it goes on where it was", lambda: own.ok("job", "show", "--quiet", id).strip() in ("queued", "running")
+        )
+    finally:
+        own.stop()
 
 
 def test_nobody_there(tmp_path: Path) -> None:

@@ -85,10 +85,10 @@ async def test_killed_in_the_middle(tmp_path: Path, seed: int, number: int) -> N
             least = 0
             for what in targets[:KILLS_EACH]:
                 least += rng.randrange(20, 300)
-                await _progress(client, job.id, least, running)
+                await _progress(client, job.job, least, running)
                 await _killed(running, rng, what)
             result = await asyncio.wait_for(client.result(job), 60)
             assert (result.state, result.succeeded) == ("succeeded", TASKS), running.tail()
-            row = await client.job(job.id)
+            row = await client.job(job.job)
             assert (row.state, row.succeeded) == ("succeeded", TASKS)
-        await _check(running, {job.id})
+        await _check(running, {job.job})

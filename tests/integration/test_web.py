@@ -332,7 +332,8 @@ async def test_stopping_ends_streams_at_once(hive: Api) -> None:
     await anext(stream)
     async with asyncio.timeout(2.5):
         await hive.server.stop()
-        assert [message async for message in stream] != None
+        async for _ in stream:
+            pass
 
 
 async def test_a_taken_port_is_named(hive: Api) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,7 @@ async def test_tasks_and_results_page_by_page(hive: Api, client: AsyncHive) -> N
     assert rest.next is None
     failed = await client.tasks(job, state="failed")
     assert [(task.index, task.code, task.end) for task in failed.tasks] == [(7, 3, "exit")]
-    status, some = await hive.ask("GET", f"/v1/jobs/{job}/results?limit=3")
+    _status, some = await hive.ask("GET", f"/v1/jobs/{job}/results?limit=3")
     assert [(one["index"], one["path"]) for one in some["results"]] == [(0, "a.txt"), (0, "b.txt"), (1, "a.txt")]
     whole = [(one.index, one.path) async for one in client.results(job)]
     assert len(whole) >= 18 and whole == sorted(whole)
@@ -165,7 +165,10 @@ async def test_tasks_and_results_page_by_page(hive: Api, client: AsyncHive) -> N
 
 async def test_a_ticket_opens_the_results_of_a_job(hive: Api, client: AsyncHive) -> None:
     blob, other = await hive.core.blobs.put_bytes(b"left"), await hive.core.blobs.put_bytes(b"other")
-    made: Callable[[Run, int], Detail] = lambda run, index: Detail(results=[FileRef("a", blob.digest, 4)])
+
+    def made(run: Run, index: int) -> Detail:
+        return Detail(results=[FileRef("a", blob.digest, 4)])
+
     async with hive.crew(detail=made):
         job = await client.submit(["x"], results=["a"])
         await client.result(job, WAIT_S)

@@ -1,0 +1,179 @@
+"""Tasks in containers of a real engine, with an image made of nothing but busybox."""
+
+import asyncio
+import contextlib
+import io
+import shutil
+import tarfile
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import aiodocker
+import pytest
+
+from events.protocol import Cancel
+from events.spec import Input, TaskText
+from infra.engine import Engine
+from tests.needs import need
+from tests.worker_support import JOB, TICKET, Rig, rigged
+
+IMAGE = "hive-test-busybox"
+APPLETS = (
+    "sh",
+    "cat",
+    "echo",
+    "env",
+    "id",
+    "ls",
+    "sleep",
+    "stat",
+    "touch",
+    "true",
+    "yes",
+    "head",
+    "tr",
+    "kill",
+    "dd",
+    "wc",
+)
+
+
+@pytest.fixture
+async def image() -> str:
+    """An image with one static program, imported: nothing is downloaded."""
+    need("docker")
+    need("busybox")
+    found = shutil.which("busybox")
+    assert found is not None
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.add(Path(found).resolve(), "bin/busybox", recursive=False)
+        for name in APPLETS:
+            link = tarfile.TarInfo(f"bin/{name}")
+            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            tar.addfile(link)
+    docker: Any = aiodocker.Docker()
+    try:
+        async with docker._query(
+            "images/create", "POST", params={"fromSrc": "-", "repo": IMAGE}, data=archive.getvalue()
+        ) as answer:
+            await answer.read()
+    finally:
+        await docker.close()
+    return IMAGE
+
+
+@pytest.fixture
+async def rig(tmp_path: Path, image: str) -> AsyncGenerator[Rig]:
+    async with rigged(tmp_path) as rig:
+        await rig.start(engines="auto")
+        yield rig
+        await rig.close()
+        await nothing_left(rig)
+
+
+async def nothing_left(rig: Rig) -> None:
+    """No container of this worker remains."""
+    engine = await Engine.find()
+    assert engine is not None
+    try:
+        assert await engine.labelled(f"hive.worker={rig.who.worker}") == []
+    finally:
+        await engine.close()
+
+
+def sh(rig: Rig, script: str, **more: Any) -> int:
+    text = {name: more.pop(name) for name in ("env", "cwd", "inputs", "results") if name in more}
+    return rig.pool.run([0, 0], TaskText(command=["sh", "-c", script], image=IMAGE, **text), kind="container", **more)
+
+
+async def test_the_capacity_says_so(rig: Rig) -> None:
+    assert rig.pool.hellos[0][1].capacity.kinds == ("process", "noop", "container")
+
+
+async def test_code_output_files_and_environment(rig: Rig) -> None:
+    lease = sh(
+        rig,
+        "echo $HIVE_INDEX $MINE; pwd; echo err >&2; cat in > out; exit 0",
+        env={"MINE": "m"},
+        inputs=[Input("in", rig.shelf.put(b"data"))],
+        results=["out"],
+        ticket=TICKET,
+    )
+    ended = await rig.pool.ended(lease)
+    assert (ended.end, ended.code, ended.reason) == ("exit", 0, "")
+    assert rig.pool.text(lease, stream=1) == b"0 m\n/work\n"
+    assert rig.pool.text(lease, stream=2) == b"err\n"
+    assert rig.shelf.blobs[ended.details[0].results[0].digest] == b"data"
+    assert ended.details[0].wall_ms > 0
+
+
+async def test_exit_codes(rig: Rig) -> None:
+    assert (await rig.pool.ended(sh(rig, "exit 9"))).code == 9
+
+
+async def test_much_output_of_any_bytes(rig: Rig) -> None:
+    lease = sh(rig, "dd if=/dev/zero bs=1000000 count=5 2>/dev/null; echo; yes | head -c 100000 >&2")
+    await rig.pool.ended(lease)
+    assert len(rig.pool.text(lease, stream=1)) == 5_000_001
+    assert len(rig.pool.text(lease, stream=2)) == 100_000
+
+
+async def test_it_is_confined(rig: Rig) -> None:
+    lease = sh(
+        rig,
+        "touch /x 2>/dev/null && echo wrote; touch /tmp/x && touch /work/x && echo may; "
+        "cat /proc/net/dev | wc -l; cat /proc/self/status | tr '\\t' ' '",
+    )
+    await rig.pool.ended(lease)
+    said = rig.pool.text(lease).decode()
+    assert said.startswith("may\n3\n")  # two lines of heading and the loopback device
+    assert "CapEff: 0000000000000000" in said
+    assert "NoNewPrivs: 1" in said
+
+
+async def test_time_limit(rig: Rig) -> None:
+    ended = await rig.pool.ended(sh(rig, "trap 'exit 1' TERM; while true; do sleep 0.05; done", time_limit_ms=300))
+    assert ended.end == "timeout"
+
+
+async def test_memory_limit(rig: Rig) -> None:
+    # busybox' dd takes its block from the heap.
+    ended = await rig.pool.ended(sh(rig, "exec dd if=/dev/zero of=/dev/null bs=200M count=1", memory_bytes=50_000_000))
+    assert (ended.end, ended.code) == ("oom", 137)
+
+
+async def test_cancel(rig: Rig) -> None:
+    lease = sh(rig, "trap 'exit 1' TERM; while true; do sleep 0.05; done")
+    await rig.pool.until(lambda: rig.pool.started(lease), "it starts")
+    rig.pool.say(Cancel(rig.pool.number(), JOB))
+    assert (await rig.pool.ended(lease)).end == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("image", "command", "why"),
+    [
+        ("hive-test-there-is-no-such-image", ["true"], "the image 'hive-test-there-is-no-such-image'"),
+        (IMAGE, ["no-such-program"], "no-such-program"),
+    ],
+)
+async def test_what_cannot_be_started_is_rejected(rig: Rig, command: list[str], why: str, request: Any) -> None:
+    image = request.node.callspec.params["image"]
+    lease = rig.pool.run([0, 0], TaskText(command=command, image=image), kind="container")
+    ended = await rig.pool.ended(lease)
+    assert ended.end == "rejected"
+    assert why in ended.reason
+
+
+async def test_what_a_killed_agent_left_is_removed(rig: Rig) -> None:
+    lease = sh(rig, "while true; do sleep 0.05; done")
+    await rig.pool.until(lambda: rig.pool.started(lease), "it starts")
+    containers = rig.agent._shell.containers
+    assert containers is not None
+    with contextlib.suppress(asyncio.CancelledError):
+        containers._running.clear()  # so that it is not removed, as when the agent is killed
+    await rig.close()
+    rig.pool.orders.clear()
+    await rig.start(engines="auto")
+    await nothing_left(rig)

@@ -1,0 +1,144 @@
+"""Agents as processes of their own: signals, and what is left of one that was killed."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.worker_support import WAIT_S, Rig, rigged
+from worker import tree
+
+ROOT = Path(__file__).parent.parent.parent
+PROGRAM = """
+import sys, msgspec
+from pathlib import Path
+from worker.agent import AgentOptions, run
+sys.exit(run(msgspec.json.decode(sys.stdin.buffer.read(), type=AgentOptions, dec_hook=lambda kind, value: kind(value))))
+"""
+
+
+class Process:
+    """An agent's process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.said = b""
+
+    @classmethod
+    async def start(cls, rig: Rig) -> "Process":
+        """Start it and wait until the pool knows it."""
+        # The program reads its options from the standard input: a key is never on a command line.
+        options = msgspec.to_builtins(rig.options(), enc_hook=str)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", PROGRAM, cwd=ROOT, stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        assert process.stdin is not None
+        greeted = len(rig.pool.hellos)
+        process.stdin.write(msgspec.json.encode(options))
+        process.stdin.close()
+        await rig.pool.until(lambda: len(rig.pool.hellos) > greeted, "the agent says hello")
+        return cls(process)
+
+    async def ended(self) -> int:
+        """Its exit code."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(WAIT_S):
+            self.said = await self.process.stderr.read()
+            return await self.process.wait()
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncGenerator[Rig]:
+    async with rigged(tmp_path) as rig:
+        yield rig
+
+
+@pytest.fixture
+async def agent(rig: Rig) -> AsyncGenerator[Process]:
+    agent = await Process.start(rig)
+    yield agent
+    with contextlib.suppress(ProcessLookupError):
+        agent.process.kill()
+    await agent.process.wait()
+
+
+async def gone(pid: int) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not tree.is_dead(pid):
+            await asyncio.sleep(0.01)
+
+
+async def pid_of(rig: Rig, lease: int) -> int:
+    """The process id that a task printed."""
+    await rig.pool.until(lambda: rig.pool.text(lease).endswith(b"\n"), "a process id")
+    return int(rig.pool.text(lease))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_finishes_what_runs(rig: Rig, agent: Process, number: signal.Signals) -> None:
+    lease = rig.pool.sh("while [ ! -e go ]; do sleep 0.01; done")
+    await rig.pool.until(lambda: rig.pool.started(lease), "it starts")
+    agent.process.send_signal(number)
+    await rig.pool.until(lambda: rig.pool.polls[-1].room == 0, "it takes nothing new")
+    (rig.root / "tasks" / f"{lease}.0" / "go").touch()
+    assert await agent.ended() == 0
+    assert b"stopping: 1 running" in agent.said
+    assert rig.pool.ends(lease)[0].code == 0
+    assert rig.pool.reports[-1].bye
+
+
+async def test_a_second_signal_ends_it_at_once(rig: Rig, agent: Process) -> None:
+    pid = await pid_of(rig, rig.pool.sh("trap '' TERM; sleep 600 & echo $!; wait"))
+    agent.process.send_signal(signal.SIGINT)
+    await rig.pool.until(lambda: rig.pool.polls[-1].room == 0, "it takes nothing new")
+    agent.process.send_signal(signal.SIGINT)
+    assert await agent.ended() == 0
+    await gone(pid)
+
+
+async def test_a_killed_agents_tasks_end_when_the_next_starts(rig: Rig, agent: Process) -> None:
+    inside = await pid_of(rig, rig.pool.sh("sleep 600 & echo $!; wait"))
+    outside = await pid_of(rig, rig.pool.sh("setsid sleep 600 & echo $!; wait"))
+    agent.process.kill()
+    await agent.process.wait()
+    rig.pool.orders.clear()
+    await rig.start()
+    await gone(inside)
+    await gone(outside)
+    assert rig.pool.hellos[-1][1].holding == []
+    assert not any((rig.root / "tasks").iterdir())
+
+
+async def test_of_tasks_that_wiped_their_environment_too(rig: Rig, agent: Process) -> None:
+    lease = rig.pool.sh("exec env -i sleep 600")
+    record = rig.root / "spool" / "running"
+    await rig.pool.until(lambda: rig.pool.started(lease), "it starts")
+    async with asyncio.timeout(WAIT_S):
+        while not record.exists():
+            await asyncio.sleep(0.01)
+    (pid,) = (int(child) for child in tree.children(agent.process.pid))
+    agent.process.kill()
+    await agent.process.wait()
+    rig.pool.orders.clear()
+    await rig.start()
+    await gone(pid)
+
+
+async def test_a_second_agent_is_refused_with_a_remedy(rig: Rig, agent: Process) -> None:
+    from worker.identity import StateInUse, claim
+
+    with pytest.raises(StateInUse, match=f"kill {agent.process.pid}"):
+        claim(rig.root)
+
+
+async def test_zombies_are_not_collected(rig: Rig, agent: Process) -> None:
+    lease = rig.pool.sh("for i in 1 2 3 4 5; do (setsid sh -c 'sleep 0.05' &) ; done", [0, 9])
+    await rig.pool.until(lambda: len(rig.pool.ends(lease)) == 10, "all end")
+    async with asyncio.timeout(WAIT_S):
+        while tree.children(agent.process.pid):
+            await asyncio.sleep(0.01)
