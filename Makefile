@@ -62,7 +62,7 @@ test: setup ## run every test, in parallel, and say what was skipped and why
 	@$(BIN)/python -m pytest -n $(WORKERS) -q -rs tests $(ARGS)
 
 check: setup ## format, lint, types, import directions, generated files
-	@PATH="$(CURDIR)/$(BIN):$$PATH" .ci/run check
+	@.ci/run check
 
 bench: setup ## measure: make bench NAME=throughput
 	@$(BIN)/hivectl bench $(NAME) $(ARGS)

@@ -13,7 +13,7 @@ import signal
 import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import msgspec
 import structlog
@@ -224,17 +224,13 @@ class ControlPlane:
     async def _read_side(self, settings: Settings, log: JetStreamLog, group: "_Group") -> tuple[Reads, Projector]:
         database = Database(settings.postgres_dsn or (self._postgres.dsn if self._postgres else ""))
         self._exits.push_async_callback(database.close)
-        projector = Projector(
-            log, database, self._folder.path("snapshots"), tables="projector" in self._options.roles
-        )
+        projector = Projector(log, database, self._folder.path("snapshots"), tables="projector" in self._options.roles)
         if self._postgres is not None:
             group.start(_keep(self._postgres))
         group.start(projector.run())
         return Reads(projector, database), projector
 
-    async def _pool(
-        self, settings: Settings, link: Link, log: JetStreamLog, outputs: Outputs, group: "_Group"
-    ) -> None:
+    async def _pool(self, settings: Settings, link: Link, log: JetStreamLog, outputs: Outputs, group: "_Group") -> None:
         folder, pool = self._folder, settings.pool
         name = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
         index = Index(folder.directory("index") / f"pool-{pool}.sqlite")
@@ -342,7 +338,7 @@ class _Group:
         for error in self._error:
             raise _first(error)
 
-    async def __aenter__(self) -> "_Group":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -80,9 +80,7 @@ class AgentOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run(options: AgentOptions) -> int:
-    """Run a worker until it is told to stop; the exit code. Raises identity.StateInUse. SIGINT, SIGTERM and SIGHUP
-    once: finish what runs; twice: end it.
-    """
+    """Run a worker until a signal; the exit code. Once: finish what runs; twice: end it. Raises identity.StateInUse."""
     require_linux()
     return uvloop.run(serve(options))
 
@@ -321,9 +319,8 @@ class Agent:
         now = loop.time()
         if now < self._pushed_at:
             return
-        wait = random.uniform(0, REPOLL_S_MAX)
         self._pushed_at = now + REPOLL_EACH_S
-        loop.call_later(wait, self._repoll)
+        loop.call_later(random.uniform(0, REPOLL_S_MAX), self._repoll)
 
     # Reports
 

@@ -26,6 +26,8 @@ RESULTS_BYTES_MAX = 256 * 1024
 """What an attempt's list of results may take in its report."""
 RESULT_BYTES = 100
 FOLDER_MODE = 0o700
+SPARE_MAX = 64
+"""Empty folders kept for the next tasks."""
 
 _log = structlog.get_logger()
 _each_of = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -43,34 +45,46 @@ class Places:
         self._root, self._cache, self._api = root, cache, api
         self._each: OrderedDict[tuple[JobId, Digest], list[msgspec.Raw]] = OrderedDict()
         self._removing: set[asyncio.Future[None]] = set()
+        self._folders: dict[Key, str] = {}
+        self._spare: list[str] = []
+        self._made = 0
 
     def path(self, key: Key) -> str:
-        """The folder of an attempt."""
-        return f"{self._root}/{key[0]}.{key[1]}"
+        """The folder of an attempt that `make` was called for."""
+        return self._folders[key]
 
     def make(self, key: Key) -> str:
-        """A new, empty folder for an attempt. Raises Rejected."""
-        folder = self.path(key)
-        try:
-            os.mkdir(folder, FOLDER_MODE)
-        except FileExistsError:
-            # Of the same attempt in an earlier session; its processes were ended when this agent started.
-            _remove(folder)
-            os.mkdir(folder, FOLDER_MODE)
-        except OSError as error:
-            raise Rejected(f"no folder could be made for the task on this machine: {error.strerror}") from None
+        """An empty folder for an attempt: a new one, or one that an earlier task left empty. Raises Rejected.
+
+        Making and removing a folder costs more than starting a short process, on a disk that is fsynced all the time.
+        """
+        folder = self._spare.pop() if self._spare else self._new()
+        self._folders[key] = folder
         return folder
 
-    def remove(self, folder: str) -> None:
-        """Remove a folder: at once when it is empty, else aside."""
-        try:
-            os.rmdir(folder)
-        except FileNotFoundError:
-            pass
-        except OSError:
-            removing: asyncio.Future[None] = asyncio.get_running_loop().run_in_executor(None, _remove, folder)
-            self._removing.add(removing)
-            removing.add_done_callback(self._removing.discard)
+    def _new(self) -> str:
+        while True:
+            self._made += 1
+            folder = f"{self._root}/{self._made}"
+            try:
+                os.mkdir(folder, FOLDER_MODE)
+            except FileExistsError:
+                continue  # an earlier session's; it goes when its processes are known to be gone
+            except OSError as error:
+                raise Rejected(f"no folder could be made for the task on this machine: {error.strerror}") from None
+            return folder
+
+    def remove(self, key: Key) -> None:
+        """An attempt needs its folder no more: keep it for the next task when it is as good as new, else remove it."""
+        folder = self._folders.pop(key, None)
+        if folder is None:
+            return
+        if len(self._spare) < SPARE_MAX and _as_new(folder):
+            self._spare.append(folder)
+            return
+        removing: asyncio.Future[None] = asyncio.get_running_loop().run_in_executor(None, _remove, folder)
+        self._removing.add(removing)
+        removing.add_done_callback(self._removing.discard)
 
     async def close(self) -> None:
         """Wait until nothing is being removed."""
@@ -176,7 +190,22 @@ def _digest(fd: int) -> Digest:
     return seen.hexdigest()
 
 
+def _as_new(folder: str) -> bool:
+    """Whether this is still an empty folder, and ours alone."""
+    try:
+        mode = os.lstat(folder).st_mode
+        if not stat.S_ISDIR(mode) or stat.S_IMODE(mode) != FOLDER_MODE:
+            return False
+        with os.scandir(folder) as found:
+            return next(found, None) is None
+    except OSError:
+        return False
+
+
 def _remove(folder: str) -> None:
+    if os.path.islink(folder):
+        os.unlink(folder)  # a task put it there; what it points to is none of ours
+        return
     shutil.rmtree(folder, ignore_errors=True)
     if os.path.lexists(folder):
         # A task may have taken its own folders' permissions away.

@@ -177,13 +177,12 @@ class Shell:
         try:
             self.processes.launch(Launch(order, index, folder, order.text.command, {}))
         except Rejected as error:
-            self._places.remove(folder)
+            self._places.remove(key)
             self._ends.append(End(*key, "rejected", 0, str(error)))
 
     async def _prepare(self, order: Run, index: int) -> None:
         """Fetch what the task needs, then start it."""
         key = (order.number, index)
-        folder = ""
         try:
             own = await self._places.each(order, index)
             folder = self._places.make(key)
@@ -196,14 +195,12 @@ class Shell:
             else:
                 self.processes.launch(launch)
         except Rejected as error:
-            if folder:
-                self._places.remove(folder)
+            self._places.remove(key)
             self._ends.append(End(*key, "rejected", 0, str(error)))
             self._preparing.pop(key, None)
             self.flush()
         except BaseException:
-            if folder:
-                self._places.remove(folder)
+            self._places.remove(key)
             raise
         else:
             self._preparing.pop(key, None)
@@ -238,7 +235,7 @@ class Shell:
         has_output = self.desk.has(key)
         takes_results = bool(text.results) and (ran.end, ran.code) == SUCCEEDED
         if not has_output and not takes_results:
-            self._places.remove(self._places.path(key))
+            self._places.remove(key)
             self._ends.append(End(*key, ran.end, ran.code, ran.reason, detail_of(ran)))
             return
         settling = self._settling[key] = Settling(ran, has_output)
@@ -246,7 +243,7 @@ class Shell:
         if takes_results:
             settling.results = self._watched(self._collect(settling))
         else:
-            self._places.remove(self._places.path(key))
+            self._places.remove(key)
         if has_output:
             self.desk.end(key)
 
@@ -279,7 +276,7 @@ class Shell:
         except Unavailable as error:
             self._output_lost(ran, f"its results could not be stored: {error}")
         finally:
-            self._places.remove(folder)
+            self._places.remove(ran.key)
         detail = settling.detail
         settling.detail = Detail(
             detail.started_at, detail.wall_ms, detail.cpu_ms, detail.memory_peak, detail.out_size, detail.out, found

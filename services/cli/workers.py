@@ -106,7 +106,7 @@ def run(context: Context, name: str, state: Path | None, cpus: float | None, mem
     me = identity.load_or_create(folder)
     url, enrolled = asyncio.run(_enrol(context, folder, me.public_key, name))
     os.environ.pop("HIVE_KEY", None)  # no task may find it
-    context.output.note(f"worker {enrolled.worker} ({name}) of pool {enrolled.pool} at {url}; Ctrl-C stops it")
+    context.output.note(f"worker {enrolled.worker} ({name}) joins pool {enrolled.pool} at {url}")
     options = agent.AgentOptions(
         state=folder,
         worker=enrolled.worker,
@@ -136,6 +136,9 @@ class Enrolment(msgspec.Struct, frozen=True):
     answer: EnrolAnswer
 
 
+_enrolment_of = msgspec.json.Decoder(Enrolment).decode
+
+
 async def _enrol(context: Context, folder: Path, public_key: str, name: str) -> tuple[str, EnrolAnswer]:
     """Have the hive take this worker in. While it is away, what it answered last time holds."""
     from infra.folder import write_atomic
@@ -149,7 +152,7 @@ async def _enrol(context: Context, folder: Path, public_key: str, name: str) -> 
     except (Failure, Unavailable) as error:
         # Also for want of a key: one that is enrolled needs none, and the hive may just be starting.
         try:
-            known = msgspec.json.decode(kept.read_bytes(), type=Enrolment)
+            known = _enrolment_of(kept.read_bytes())
         except (OSError, msgspec.DecodeError):
             raise error from None
         context.output.note(f"not enrolled again ({error}); going on as enrolled at {known.url} before")
@@ -158,8 +161,23 @@ async def _enrol(context: Context, folder: Path, public_key: str, name: str) -> 
     return url, answer
 
 
+@command("remove")
+@click.argument("worker")
+def remove(context: Context, worker: str) -> None:
+    """Let a worker go: its key opens nothing any more."""
+    asyncio.run(_remove(context, worker))
+
+
+async def _remove(context: Context, prefix: str) -> None:
+    async with context.client() as hive:
+        found = await find_worker(hive, prefix)
+        await hive.forget(found)
+    context.output.note(f"{found} is disconnected and may not come back; what it ran is given to others")
+
+
 worker.add_command(run)
 worker.add_command(drain)
 worker.add_command(undrain)
+worker.add_command(remove)
 
 COMMANDS = {"workers": workers, "worker": worker}

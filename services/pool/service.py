@@ -6,6 +6,7 @@ the writer says that what the answer rests on is in the log (see `services.write
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -33,6 +34,7 @@ from services.pool.commands import (
     Answer,
     Busy,
     CancelJob,
+    DrainWorker,
     Outcome,
     Past,
     Refused,
@@ -51,6 +53,9 @@ from services.pool.state import Pool
 from services.writer import Writer
 
 TICK_S = 0.25
+HELD_MAX = 200
+HELD_S = 2.0
+"""For so long whoever asked still waits for this answer (see `services.pool.client`)."""
 INDEX_NOTES_MAX = 2000
 INDEX_LAG_MAX = 2000
 
@@ -104,6 +109,7 @@ class PoolService:
         self._liveness = Liveness(monotonic)
         self._desk = OutputDesk(outputs, self._send, self._is_current, self._when_certain)
         self._polls = PollDesk(self.writer, book, self._send, self._clock, monotonic)
+        self._held: deque[tuple[float, Item]] = deque(maxlen=HELD_MAX)
         self._capacity = False
         self._notes = 0
         self.on_committed: Callable[[int], None] = lambda position: None
@@ -137,7 +143,12 @@ class PoolService:
             self._send(reply, pack(Busy("malformed", str(error))))
             return
         item = Item(ask.commands, partial(self._answer, reply), ask.by, ask.cause, ask.trace)
-        if not self.writer.offer(item):
+        if not self.writer.leads:
+            # Whoever leads answers it. If that is nobody, it is decided here as soon as this one leads; asked twice, it
+            # does nothing twice. A drain may be taken back meanwhile, so it is left to be asked again.
+            if not any(isinstance(command, DrainWorker) for command in ask.commands):
+                self._held.append((self._monotonic(), item))
+        elif not self.writer.offer(item):
             self._send(reply, pack(Busy("queue_full", "too many commands wait; try again in a moment")))
 
     def _answer(self, reply: str, outcomes: list[Any], position: int) -> None:
@@ -261,6 +272,11 @@ class PoolService:
         self._capacity = True
         self._book.leased.clear()
         self._polls.lead()
+        since = self._monotonic() - HELD_S
+        for asked, item in self._held:
+            if asked >= since:
+                self.writer.offer(item)
+        self._held.clear()
         self._send(f"push.{self._pool}.all.poll", b"")
 
     def reset(self) -> None:

@@ -259,9 +259,9 @@ def test_interrupting_up_once_waits_and_twice_does_not(tmp_path: Path) -> None:
     assert code == 0, own.said.read_text()
     own.start()
     try:
-        own.until(
-            "it goes on where it was", lambda: own.ok("job", "show", "--quiet", id).strip() in ("queued", "running")
-        )
+        own.until("it goes on where it was", lambda: own.ok("job", "show", "--quiet", id).strip() == "running")
+        own.ok("job", "cancel", id)
+        own.until("it is cancelled", lambda: own.ok("job", "show", "--quiet", id).strip() == "cancelled")
     finally:
         own.stop()
 

@@ -15,10 +15,11 @@ from worker import tree
 
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = """
-import sys, msgspec
+import json, sys
 from pathlib import Path
 from worker.agent import AgentOptions, run
-sys.exit(run(msgspec.json.decode(sys.stdin.buffer.read(), type=AgentOptions, dec_hook=lambda kind, value: kind(value))))
+options = json.load(sys.stdin)
+sys.exit(run(AgentOptions(**options | {"state": Path(options["state"]), "seed": Path(options["seed"])})))
 """
 
 

@@ -2,6 +2,7 @@
 is named that is one.
 """
 
+import itertools
 import re
 
 from hypothesis import given
@@ -25,7 +26,7 @@ def test_an_order_or_a_cycle(wanted: list[list[int]]) -> None:
         cycle = [int(n) for n in re.findall(r"'r(\d+)'", error.detail)]
         assert cycle[0] == cycle[-1] and len(cycle) > 1
         assert error.field == f"jobs[{cycle[0]}].after"
-        assert all(later in wanted[one] for one, later in zip(cycle, cycle[1:], strict=False))
+        assert all(later in wanted[one] for one, later in itertools.pairwise(cycle))
         return
     assert sorted(order) == list(range(COUNT))
     places = {number: at for at, number in enumerate(order)}

@@ -27,16 +27,17 @@ class AsyncHive:
     """A hive, over its HTTP API. Use it in one event loop, and as a context manager (or call `close`).
 
     Without arguments it finds the hive by HIVE_URL and HIVE_KEY, else the one that runs in the data folder. While the
-    hive is away everything is tried again for `try_s` seconds; then Unavailable is raised. Errors are HiveErrors.
+    hive is away everything is tried again, for `try_s` seconds at most (questions for 10, the very first contact for 2);
+    then Unavailable is raised. Errors are HiveErrors.
     """
 
     def __init__(self, url: str = "", key: str = "", *, try_s: float = TRY_S_MAX) -> None:
         if not (url and key):
             url, key = address.find(url, key)
-        self.url, self._try_s = url.rstrip("/"), try_s
+        self.url = url.rstrip("/")
         self._http = Http(url, key, try_s)
         self._batcher = batch.Batcher(self._http)
-        self._finished = Finished(self._http, self.job, try_s)
+        self._finished = Finished(self._http, self.job)
 
     async def __aenter__(self) -> Self:
         return self
@@ -197,7 +198,7 @@ class AsyncHive:
         """
         path = f"/v1/jobs/{codec.name(id_of(job))}/tasks/{index}/output"
         query: Query = [("stream", stream), ("follow", codec.flag(follow))]
-        async for event in streams.follow(self._http, path, query, self._try_s, end="end" if follow else ""):
+        async for event in streams.follow(self._http, path, query, end="end" if follow else ""):
             if event.data and not event.event:
                 printed = codec.printed_of(event.data)
                 yield Piece(printed.stream, base64.b64decode(printed.data), printed.at)
@@ -230,7 +231,7 @@ class AsyncHive:
         known = (("from", start), ("since", str(since or "")), ("job", job), ("entity", entity))
         query += [(key, value) for key, value in known if value]
         query.append(("follow", codec.flag(follow)))
-        async for event in streams.follow(self._http, "/v1/events", query, self._try_s, end=None if follow else ""):
+        async for event in streams.follow(self._http, "/v1/events", query, end=None if follow else ""):
             if event.data:
                 for shown in codec.shown_of(event.data):
                     yield shown
@@ -257,7 +258,7 @@ class AsyncHive:
         """The bytes of a blob, verified; or, with `to`, the file they were written to."""
         if to is None:
             return await files.read(self._http, digest)
-        await files.download(self._http, digest, Path(to), self._try_s)
+        await files.download(self._http, digest, Path(to))
         return Path(to)
 
     # Workers and the hive

@@ -89,7 +89,7 @@ async def read(http: Http, digest: Digest) -> bytes:
     return data
 
 
-async def download(http: Http, digest: Digest, to: Path, try_s: float) -> None:
+async def download(http: Http, digest: Digest, to: Path) -> None:
     """Write the blob to the file `to`, which appears only when it is whole. A break goes on where it was."""
     _check_name(digest)
     handle, name = tempfile.mkstemp(prefix=f".{to.name[:40]}.", dir=to.parent)
@@ -97,7 +97,7 @@ async def download(http: Http, digest: Digest, to: Path, try_s: float) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             running = hashlib.sha256()
-            retry = Retry(try_s, http.url)
+            retry = Retry(http)
             while True:
                 try:
                     size = file.tell()

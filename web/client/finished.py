@@ -53,8 +53,8 @@ def _order(position: str) -> tuple[int, int]:
 class Finished:
     """Waits for jobs. `look` asks the hive about one job."""
 
-    def __init__(self, http: Http, look: Callable[[JobId], Awaitable[JobView]], try_s: float) -> None:
-        self._http, self._look, self._try_s = http, look, try_s
+    def __init__(self, http: Http, look: Callable[[JobId], Awaitable[JobView]]) -> None:
+        self._http, self._look = http, look
         self._waiting: dict[JobId, list[asyncio.Future[JobResult]]] = {}
         self._kept: OrderedDict[JobId, JobResult] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
@@ -132,7 +132,7 @@ class Finished:
 
     async def _run(self, position: str) -> None:
         """Follow the stream until nobody waits, coming back where it broke; then who still waits is told why."""
-        retry = Retry(self._try_s, self._http.url)
+        retry = Retry(self._http)
         try:
             while True:
                 try:

@@ -16,6 +16,10 @@ from web.client.errors import HiveError, Unavailable, of_answer
 
 TRY_S_MAX = 60.0
 """How long a request is tried again while the hive is away; a submission still counts once."""
+READ_TRY_S_MAX = 10.0
+"""The same for questions, which somebody waits for."""
+FIRST_TRY_S_MAX = 2.0
+"""The same for a hive that never answered this client: it is probably not there."""
 PAUSE_S_MIN, PAUSE_S_MAX = 0.05, 2.0
 ANSWER_S = 90.0
 SILENCE_S = 45.0
@@ -34,7 +38,8 @@ class Http:
     """One hive's API, over kept connections."""
 
     def __init__(self, url: str, key: str, try_s: float) -> None:
-        self.url, self._try_s = url.rstrip("/"), try_s
+        self.url, self.try_s = url.rstrip("/"), try_s
+        self.met = False
         self._headers = {"Authorization": f"Bearer {key}"}
         self._session: aiohttp.ClientSession | None = None
 
@@ -65,13 +70,14 @@ class Http:
         headers: Mapping[str, str] | None = None,
     ) -> bytes:
         """The body of a good answer. Raises HiveError."""
-        retry = Retry(self._try_s, self.url)
+        retry = Retry(self, READ_TRY_S_MAX if method == "GET" else TRY_S_MAX)
         while True:
             try:
                 data = body() if callable(body) else body
                 request = self.session.request(method, self.url + path, params=query, data=data, headers=headers)
                 async with request as answer:
                     content = await answer.read()
+                    self.met = True
                     if answer.status < 400:
                         return content
                     error = of_answer(answer.status, content)
@@ -87,6 +93,7 @@ class Http:
         """An answer that goes on for long; one try. Raises HiveError, or one of BROKEN while it is read."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
         async with self.session.get(self.url + path, params=query, headers=headers, timeout=timeout) as answer:
+            self.met = True
             if answer.status >= 400:
                 raise of_answer(answer.status, await answer.read())
             yield answer
@@ -95,17 +102,18 @@ class Http:
 class Retry:
     """Pauses between tries, growing and with jitter, until the time is over."""
 
-    def __init__(self, try_s: float, url: str) -> None:
-        self._until, self._pause, self._url = time.monotonic() + try_s, PAUSE_S_MIN, url
-        self._try_s = try_s
+    def __init__(self, http: Http, most_s: float = TRY_S_MAX) -> None:
+        self._http, self._try_s = http, min(http.try_s, most_s)
+        self.again()
 
     def again(self) -> None:
         """It went well: count from here again."""
-        self._until, self._pause = time.monotonic() + self._try_s, PAUSE_S_MIN
+        self._since, self._pause = time.monotonic(), PAUSE_S_MIN
 
     async def pause(self, error: HiveError, after: str = "") -> None:
         """Wait before the next try. Raises `error` when there is to be none."""
-        left = self._until - time.monotonic()
+        most = self._try_s if self._http.met else min(self._try_s, FIRST_TRY_S_MAX)
+        left = self._since + most - time.monotonic()
         if not isinstance(error, Unavailable) or left <= 0:
             raise error
         pause = min(float(after), PAUSE_S_MAX) if after.isdecimal() else self._pause

@@ -7,12 +7,12 @@ from web.client.http import BROKEN, Http, Query, Retry, unreachable
 from web.client.sse import Sse, events
 
 
-async def follow(http: Http, path: str, query: Query, try_s: float, end: str | None) -> AsyncGenerator[Sse]:
+async def follow(http: Http, path: str, query: Query, end: str | None) -> AsyncGenerator[Sse]:
     """The events. `end` names the one after which nothing comes; "": the stream just ends; None: it never does.
 
-    Raises HiveError: Unavailable when it could not be read for `try_s`.
+    Raises HiveError: Unavailable when it could not be read for long.
     """
-    retry = Retry(try_s, http.url)
+    retry = Retry(http)
     last = ""
     while True:
         headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last} if last else {})}

@@ -1,6 +1,9 @@
 """Real /bin/true processes through HyperQueue on two cores, output not kept."""
 
-import json, sys, time
+import json
+import sys
+import time
+
 from hyperqueue import Job, LocalCluster
 from hyperqueue.cluster import WorkerConfig
 from hyperqueue.hyperqueue import get_hq_version

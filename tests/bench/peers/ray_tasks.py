@@ -1,6 +1,9 @@
 """No-op tasks through Ray: throughput of N tasks at once, then latency one at a time."""
 
-import json, sys, time
+import json
+import sys
+import time
+
 import ray
 
 n = int(sys.argv[1])

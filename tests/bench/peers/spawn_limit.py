@@ -1,6 +1,10 @@
 """The machine's own limit: posix_spawn of /bin/true from two threads, nothing else."""
 
-import json, os, sys, threading, time
+import json
+import os
+import sys
+import threading
+import time
 
 n = int(sys.argv[1])
 
