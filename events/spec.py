@@ -26,6 +26,7 @@ LABELS_MAX = 64
 NAME_CHARS_MAX = 200
 PATH_CHARS_MAX = 512
 RETRIES_MAX = 100
+NUMBER_SHOWN_MAX = 10**18
 DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -110,7 +111,13 @@ class JobSpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_
 
 def _between(field: str, value: float, low: float, high: float, unit: str = "") -> None:
     if not low <= value <= high:
-        raise BadSpec(field, f"is {value:g}; must be from {low:g} to {high:g}{unit}")
+        raise BadSpec(field, f"is {_number(value)}; must be from {_number(low)} to {_number(high)}{unit}")
+
+
+def _number(value: float) -> str:
+    """A number as people write it, unless that is absurdly long."""
+    whole = int(value) if abs(value) < NUMBER_SHOWN_MAX else None
+    return f"{value:g}" if whole != value else str(whole)
 
 
 def _path(field: str, path: str) -> None:
@@ -158,6 +165,8 @@ def check_spec(spec: JobSpec, field: str = "") -> None:
     kind = kind_of(spec)
     if kind == "process" and not spec.command:
         raise BadSpec(f"{at}command", 'is empty; name a program and its arguments, such as ["echo", "hello"]')
+    if kind == "process" and not spec.command[0]:
+        raise BadSpec(f"{at}command[0]", 'is empty; it is the program to run, such as "echo"')
     if kind == "container" and not spec.image:
         raise BadSpec(f"{at}image", 'is empty; a container needs an image, such as "busybox"')
     if spec.image and (kind != "container" or not re.match(r"[a-z0-9][a-zA-Z0-9._/:@-]{0,254}\Z", spec.image)):
@@ -181,6 +190,9 @@ def _check_text(spec: JobSpec, at: str) -> None:
         raise BadSpec(f"{at}name", f"must be at most {NAME_CHARS_MAX} printable characters")
     if len(spec.labels) > LABELS_MAX:
         raise BadSpec(f"{at}labels", f"has {len(spec.labels)} entries; the limit is {LABELS_MAX}")
+    for name, value in spec.labels.items():
+        if not name or "=" in name or not (name + value).isprintable():
+            raise BadSpec(f"{at}labels", f"{name[:80]!r}: names must be non-empty without '=', all of it printable")
     if spec.cwd:
         _path(f"{at}cwd", spec.cwd)
     if len(spec.after) > AFTER_MAX:

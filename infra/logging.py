@@ -8,11 +8,17 @@ import sys
 from typing import TextIO
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import Processor
 
 LEVELS = ("debug", "info", "warning", "error")
 _QUIET = ("uvicorn.access", "asyncio", "nats", "aiohttp.access")
 """Loggers of others that say little of use below a warning."""
+
+
+_AS_DICT = ExceptionDictTransformer(show_locals=False)
+_AS_TEXT = structlog.dev.plain_traceback
+"""Traces back without the values of local variables: keys are among them."""
 
 
 class BadLevel(ValueError):
@@ -36,9 +42,13 @@ def configure(json: bool, level: str, stream: TextIO | None = None) -> None:
     ]
     last: list[Processor]
     if json:
-        last = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        last = [structlog.processors.ExceptionRenderer(_AS_DICT), structlog.processors.JSONRenderer()]
     else:
-        last = [structlog.dev.ConsoleRenderer(colors=out.isatty(), timestamp_key="at", pad_event_to=0)]
+        last = [
+            structlog.dev.ConsoleRenderer(
+                colors=out.isatty(), timestamp_key="at", pad_event_to=0, exception_formatter=_AS_TEXT
+            )
+        ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(number),

@@ -36,7 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     host: str = "127.0.0.1"
     """Address on which the HTTP API listens."""
     port: int = 8420
-    """Port of the HTTP API; 0 takes a free one."""
+    """Port of the HTTP API; 0 takes a free one, that of last time if it is free."""
     nats_port: int = 0
     """Port of the embedded nats-server; 0 takes a free one at the first start and keeps it."""
     nats_url: str = ""

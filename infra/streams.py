@@ -6,7 +6,9 @@ changed under a running hive, so a drift is looked for every minute, and each se
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -19,6 +21,7 @@ from infra.nats_log import EVENTS_STREAM
 TELEMETRY_STREAM = "TELEMETRY"
 API_S = 10.0
 WATCH_S = 60.0
+CLOCK_OFF_S_MAX = 5.0
 GATHER_S = 5.0
 STALL_S = 0.3
 SECOND = 1_000_000_000
@@ -114,6 +117,10 @@ class UnsafeDurability(Exception):
     """A NATS server acknowledges before its disk has the data."""
 
 
+class ClockOff(Exception):
+    """This machine's clock and the NATS server's differ by too much to lead."""
+
+
 class StreamsUnavailable(Exception):
     """JetStream does not answer, or refused to make a stream."""
 
@@ -180,8 +187,9 @@ async def watch(
         await asyncio.sleep(every_s)
         try:
             await check(link, replicas)
+            await check_clock(link)
             problem = ""
-        except StreamDrift as error:
+        except (StreamDrift, ClockOff) as error:
             problem = str(error)
         except StreamsUnavailable:
             continue
@@ -190,6 +198,21 @@ async def watch(
             _log.error("streams.drift", problem=problem) if problem else _log.info("streams.well")
             if on_drift is not None:
                 on_drift(problem)
+
+
+async def check_clock(link: Link) -> None:
+    """Compare this machine's clock with the one that stamps the messages. Raises ClockOff or StreamsUnavailable."""
+    before = time.time()
+    answer = await _api(link, f"$JS.API.STREAM.INFO.{EVENTS_STREAM}", b"")
+    here = (before + time.time()) / 2
+    if not (stamp := answer.get("ts")):
+        return  # a server before 2.10 does not say
+    off = here - datetime.fromisoformat(stamp).timestamp()
+    if abs(off) > CLOCK_OFF_S_MAX:
+        raise ClockOff(
+            f"this machine's clock is {abs(off):.0f} s {'ahead of' if off > 0 else 'behind'} the NATS server's; "
+            f"at most {CLOCK_OFF_S_MAX:g} s are allowed, since every event is dated here: set the clock (NTP)"
+        )
 
 
 async def _config_of(link: Link, stream: str) -> dict[str, Any] | None:

@@ -34,12 +34,17 @@ _encode = msgspec.json.Encoder().encode
 _decode_header = msgspec.json.Decoder(_Header).decode
 
 
+def path_in(folder: Path) -> Path:
+    """The board's snapshot among the snapshots in `folder`."""
+    return folder / "board.snapshot"
+
+
 async def write(path: Path, projection: Projection[State], state: State, origin: str) -> None:
     """Replace the snapshot at `path`. The state must not change until this returns; others get their turns between
     pieces. Raises OSError.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".new")
+    beside = path.with_name(f"{path.name}.new{os.getpid()}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(_encode(_Header(projection.name, projection.version, origin)) + b"\n")

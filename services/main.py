@@ -25,7 +25,7 @@ from infra.blobs import Blobs
 from infra.connect import open_platform, open_system
 from infra.database import Database
 from infra.disk import DiskGuard
-from infra.folder import Claim, Folder, FolderInUse
+from infra.folder import Claim, Folder, FolderInUse, write_atomic
 from infra.index import Index
 from infra.link import Link, LinkDown
 from infra.nats_log import JetStreamLog
@@ -38,12 +38,13 @@ from infra.sealing import Sealer
 from infra.settings import Settings, SettingsError, load
 from infra.tickets import Tickets
 from infra.turn import BeaconTurn
+from services.follower import Snapshotter
 from services.local import LocalWorkers
 from services.pool.client import PoolClient
 from services.pool.model import NewerFormat
 from services.pool.orders import OrderBook
 from services.pool.service import PoolService
-from services.pool.snapshots import PoolSnapshots, Snapshotter
+from services.pool.snapshots import PoolSnapshots
 from services.projector import Projector
 from services.reads import Reads
 from services.version import VERSION
@@ -98,6 +99,7 @@ def run(options: RunOptions, started: Callable[[Started], None], say: Callable[[
         PortTaken,
         LinkDown,
         NewerFormat,
+        streams.ClockOff,
         streams.StreamDrift,
         streams.StreamsUnavailable,
         streams.UnsafeDurability,
@@ -219,6 +221,8 @@ class ControlPlane:
         link = await open_platform(self._folder, settings, f"hive {self._options.what}")
         self._exits.push_async_callback(link.close)
         await streams.ensure(link, settings.nats_replicas)
+        if "pool" in self._options.roles:
+            await streams.check_clock(link)
         return link
 
     async def _read_side(self, settings: Settings, log: JetStreamLog, group: "_Group") -> tuple[Reads, Projector]:
@@ -251,7 +255,7 @@ class ControlPlane:
             name=name,
             version=VERSION,
         )
-        service.on_committed = snapshotter.reached
+        service.on_committed = snapshotter.committed
         group.start(service.run())
         group.start(snapshotter.run())
 
@@ -295,8 +299,16 @@ class ControlPlane:
         )
 
     async def _api(self, settings: Settings, core: Core) -> str:
-        api = Server(create_app(core), settings.host, settings.port)
-        await api.start()
+        kept = self._folder.path("api.port")
+        api = Server(create_app(core), settings.host, settings.port or _port_in(kept))
+        try:
+            await api.start()
+        except PortTaken:
+            if settings.port:
+                raise
+            api = Server(create_app(core), settings.host, 0)
+            await api.start()
+        write_atomic(kept, str(api.port).encode())
         self._exits.push_async_callback(api.stop)
         return f"http://{settings.host}:{api.port}"
 
@@ -305,6 +317,14 @@ class ControlPlane:
         if not self._now.is_set() and (count := workers.running()):
             self._say(f"stopping: waiting for {count} local worker(s) to finish running tasks; Ctrl-C again stops now")
         await workers.stop(self._now)
+
+
+def _port_in(file: Path) -> int:
+    """The port of last time, which workers know; 0 when there is none. Only taken when any free one will do."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 class _Group:

@@ -61,7 +61,7 @@ class Projector:
             self.tables = TableWriter(self, database) if tables else TableWatcher(database)
         self.unreadable = 0
         self._database = database
-        self._path = folder / "board.snapshot"
+        self._path = board_file.path_in(folder)
         self._caught_up = asyncio.Event()
         self._saved_at, self._saved_messages = monotonic(), 0
         self._snapshot = "ok"

@@ -1,5 +1,6 @@
 """Jobs: submit, list, show, cancel, and the results they left."""
 
+import re
 import secrets
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, Quer
 from events.base import Digest
 from events.catalog import position_text
 from events.job import Kind
-from events.spec import TaskText
+from events.spec import JobSpec, TaskText
 from infra.sealing import KeyDestroyed, Sealer
 from projections.rows import JobRow, JobState
 from services.pool.client import PoolUnavailable
@@ -33,6 +34,7 @@ SCAN_ROWS_MAX = 5000
 CURSOR_CHARS_MAX = 1000
 
 _text_of = msgspec.json.Decoder(TaskText).decode
+_AFTER = re.compile(r"after\[(\d+)\]\Z")
 _STATUS = {"different_body": 409, "pool_full": 503}
 
 Key = Annotated[
@@ -121,7 +123,7 @@ def _not_all(asked: Request, place: Place, outcomes: list[Outcome], away: Failed
         if isinstance(outcome, Accepted):
             jobs[number] = schema.JobOutcome(True, asked.ids[number], outcome.existing)
             continue
-        field = f"{place(number)}{outcome.field}".rstrip(".")
+        field = f"{place(number)}{_field_of(outcome, asked.specs[number])}".rstrip(".")
         jobs[number] = schema.JobOutcome(False, code=outcome.code, field=field, detail=outcome.detail)
         first = first or (outcome, field)
     accepted = sum(job.accepted for job in jobs)
@@ -136,9 +138,20 @@ def _not_all(asked: Request, place: Place, outcomes: list[Outcome], away: Failed
     if first is None:
         remedy = "send the same again: with the same Idempotency-Key it makes no job twice"
         return Failed(503, "unavailable", detail, remedy=remedy, headers={"Retry-After": "1"}, jobs=jobs)
-    remedy = "correct the refused jobs and send only those, under another Idempotency-Key"
+    remedy = "correct the refused jobs and send only those, under another Idempotency-Key" if jobs else ""
     status = _STATUS.get(first[0].code, 422)
-    return Failed(status, first[0].code.replace("_", "-"), detail, field=first[1], remedy=remedy, jobs=jobs)
+    field = "Idempotency-Key" if first[0].code == "different_body" else first[1]
+    return Failed(status, first[0].code.replace("_", "-"), detail, field=field, remedy=remedy, jobs=jobs)
+
+
+def _field_of(refused: RefusedAnswer, spec: JobSpec) -> str:
+    """The field as its user wrote it: a job whose results are an input stands in `after` too, put there by us."""
+    if found := _AFTER.match(refused.field):
+        job = spec.after[int(found[1])]
+        for at, file in enumerate(spec.inputs):
+            if file.job == job:
+                return f"inputs[{at}].job"
+    return refused.field
 
 
 def job_view(row: JobRow, sealer: Sealer, full: bool) -> schema.Job:

@@ -7,7 +7,7 @@ id and nothing of the inside; the log has the rest under the same id.
 import re
 import secrets
 from http import HTTPStatus
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, get_args
 
 import msgspec
 import structlog
@@ -17,11 +17,13 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.response import Response
 
+from events.job import Kind
 from events.log import LogUnavailable
 from events.spec import BadSpec
 from infra.blobs import BlobMismatch, BlobMissing, BlobTooLarge
 from infra.link import LinkDown
 from infra.sealing import KeyDestroyed
+from projections.rows import JobState, TaskState
 from services.pool.client import PoolUnavailable
 from services.reads import ReadsUnavailable
 from web.core import CannotEnrol
@@ -122,8 +124,10 @@ def _of_validation(error: ValidationException) -> Failed:
     field = _NAMES.get(field, field)
     if first.get("source") == "body" or field == "data":
         at = _AT.match(message)
-        return _bad_json(*((at[1], _field(at[2], "")) if at else (message, "")))
-    return Failed(400, "bad-field", message[:500], field=field, remedy="see /schema/openapi.json for what is allowed")
+        here = "" if field == "data" else field
+        return _bad_json(*((at[1], _field(at[2] or here, "")) if at else (message, here)))
+    remedy = _choices(message, field) or "see /schema/openapi.json for what is allowed"
+    return Failed(400, "bad-field", message[:500], field=field, remedy=remedy)
 
 
 _NAMES = {
@@ -137,10 +141,22 @@ _NAMES = {
 """What parameters are called outside, where it is not what the handler calls them."""
 _AT = re.compile(r"(.*?)(?: - at `\$?(.*)`)?\Z", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`\Z", re.DOTALL)
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "kind": get_args(Kind),
+    "state": tuple(dict.fromkeys((*get_args(JobState), *get_args(TaskState)))),
+    "stream": ("both", "stdout", "stderr"),
+}
+"""What a field that is one of a few words may be."""
 _REQUIRED = re.compile(r"Object missing required field `(.*)`\Z", re.DOTALL)
 
 
-def of_decoding(error: msgspec.DecodeError, prefix: str = "") -> Failed:
+def _choices(message: str, field: str) -> str:
+    """The remedy for a word that is none of those allowed; "" when it is not about that."""
+    allowed = _CHOICES.get(field.rpartition(".")[2]) if message.startswith("Invalid enum value") else None
+    return f"use one of {', '.join(allowed)}" if allowed else ""
+
+
+def of_decoding(error: msgspec.DecodeError | UnicodeDecodeError, prefix: str = "") -> Failed:
     """A body that did not decode; `prefix` is put before the path of the field, such as `jobs` before `[3].memory`."""
     at = _AT.match(str(error))
     if not isinstance(error, msgspec.ValidationError) or at is None:
@@ -158,7 +174,8 @@ def _bad_json(message: str, field: str) -> Failed:
             field = f"{field}.{found[1]}".strip(".")[:500]
             return Failed(400, "bad-json", f"{field} {says}", field=field, remedy="see /schema/openapi.json")
     detail = f"{field}: {message}" if field else message
-    return Failed(400, "bad-json", detail[:1000], field=field, remedy="see /schema/openapi.json for the body's shape")
+    remedy = _choices(message, field) or "see /schema/openapi.json for the body's shape"
+    return Failed(400, "bad-json", detail[:1000], field=field, remedy=remedy)
 
 
 def failed_of(error: Exception) -> Failed:

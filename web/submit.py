@@ -5,6 +5,7 @@ Everything here is per job and on the hot path: a request of 256 jobs takes some
 
 import base64
 import hashlib
+import math
 import os
 from typing import Any
 
@@ -47,7 +48,7 @@ def parse(body: bytes) -> tuple[list[JobSpec], Place]:
     many = body.lstrip()[:1] == b"["
     try:
         specs = _many_of(body) if many else [_one_of(body)]
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise of_decoding(error, "jobs" if many else "") from None
     if not 1 <= len(specs) <= JOBS_MAX:
         raise bad_field("jobs", f"has {len(specs)} entries; a request takes 1 to {JOBS_MAX}", "send several requests")
@@ -138,7 +139,7 @@ def _fact(spec: JobSpec, job: JobId, digest: Digest, text: Sealed) -> JobSubmitt
         spec.priority,
         round(spec.cpus * 1000),
         spec.memory,
-        round(spec.time_limit * 1000),
+        math.ceil(spec.time_limit * 1000),  # 0 is no limit
         round(spec.lost_after * 1000),
         retries,
         spec.after,

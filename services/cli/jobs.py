@@ -13,6 +13,7 @@ from services.cli.context import Context, command
 from services.cli.failure import Exit
 from services.cli.find import find_job
 from services.cli.options import PAIR
+from services.cli.pipe import while_read
 
 if TYPE_CHECKING:
     from web.schema import Job, Task
@@ -212,8 +213,9 @@ async def _logs(context: Context, prefix: str, index: int | None, follow: bool, 
     async with context.client() as hive:
         found = await hive.job(await find_job(hive, prefix))
         indexes = range(found.count) if index is None else [index]
-        for one in indexes:
-            await copy_output(context.output, hive, found.job, one, follow=follow, stream=stream)
+        async with while_read():
+            for one in indexes:
+                await copy_output(context.output, hive, found.job, one, follow=follow, stream=stream)
     return Exit.OK
 
 

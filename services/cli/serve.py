@@ -23,6 +23,13 @@ port_option = click.option(
     help="Port of the HTTP API [HIVE_PORT, else 8420]; 0 takes a free one.",
 )
 
+unsafe_option = click.option(
+    "--unsafe-durability",
+    is_flag=True,
+    default=None,
+    help="Accept a NATS that acknowledges before its disk has the data: a power cut then loses acknowledged work.",
+)
+
 
 def _roles(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> frozenset[str]:
     named = [role.strip() for value in values for role in value.split(",") if role.strip()]
@@ -35,13 +42,14 @@ def _roles(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
 @command("up", listing=False, remote=False)
 @port_option
 @click.option("--workers", type=click.IntRange(0, 64), default=1, show_default=True, help="Local workers to start.")
-def up(context: Context, port: int | None, workers: int) -> int:
+@unsafe_option
+def up(context: Context, port: int | None, workers: int, unsafe_durability: bool | None) -> int:
     """Run a hive here, with everything it needs.
 
     That is a control plane, an embedded nats-server, an embedded Postgres, and a worker. Everything it keeps is in the data folder; started again, it goes on where it was. Ctrl-C once lets running
     tasks finish and says what it waits for; twice stops at once. SIGHUP reads the settings again.
     """
-    return _run(context, port, frozenset(ROLES), workers, "up")
+    return _run(context, port, frozenset(ROLES), workers, "up", unsafe_durability)
 
 
 @command("serve", listing=False, remote=False)
@@ -54,15 +62,18 @@ def up(context: Context, port: int | None, workers: int) -> int:
     metavar="ROLE,...",
     help=f"What this process does: {', '.join(ROLES)} [all].",
 )
-def serve(context: Context, port: int | None, roles: frozenset[str]) -> int:
+@unsafe_option
+def serve(context: Context, port: int | None, roles: frozenset[str], unsafe_durability: bool | None) -> int:
     """Run a control plane alone.
 
     Workers join it with `hivectl worker run`.
     """
-    return _run(context, port, roles, 0, "serve")
+    return _run(context, port, roles, 0, "serve", unsafe_durability)
 
 
-def _run(context: Context, port: int | None, roles: frozenset[str], workers: int, what: str) -> int:
+def _run(
+    context: Context, port: int | None, roles: frozenset[str], workers: int, what: str, unsafe: bool | None
+) -> int:
     context.serving = True
     from infra.logging import configure
     from services.main import CannotRun, RunOptions, Started, run
@@ -73,7 +84,7 @@ def _run(context: Context, port: int | None, roles: frozenset[str], workers: int
     def started(to: Started) -> None:
         _banner(context.output, folder, to)
 
-    options = RunOptions(folder.root, what, port, roles=roles, local_workers=workers)
+    options = RunOptions(folder.root, what, port, roles=roles, local_workers=workers, unsafe_durability=unsafe)
     try:
         return run(options, started, context.output.note)
     except CannotRun as error:

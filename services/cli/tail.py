@@ -13,6 +13,7 @@ from events.base import Sealed
 from services.cli.context import Context, command
 from services.cli.find import find_job
 from services.cli.options import DURATION
+from services.cli.pipe import while_read
 
 if TYPE_CHECKING:
     from web.schema import Shown
@@ -52,7 +53,7 @@ async def _tail(
             entity=entity,
             follow=not no_follow,
         )
-        async with contextlib.aclosing(feed):
+        async with while_read(), contextlib.aclosing(feed):
             async for shown in feed:
                 _show(context, shown)
 

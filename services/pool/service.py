@@ -111,8 +111,8 @@ class PoolService:
         self._polls = PollDesk(self.writer, book, self._send, self._clock, monotonic)
         self._held: deque[tuple[float, Item]] = deque(maxlen=HELD_MAX)
         self._capacity = False
-        self._notes = 0
-        self.on_committed: Callable[[int], None] = lambda position: None
+        self._notes = self._events = 0
+        self.on_committed: Callable[[int, int], None] = lambda position, events: None
 
     async def run(self) -> None:
         """Serve until cancelled. Raises NewerFormat when the log was written by a newer version."""
@@ -247,6 +247,7 @@ class PoolService:
         yield from self._polls.serve()
 
     def folded(self, event: AnyEvent, at: int) -> None:
+        self._events += 1
         if isinstance(event, TasksLeased):
             if self.writer.leads:
                 self._book.leased[event.lease] = event.tasks
@@ -265,7 +266,8 @@ class PoolService:
         if self._notes >= INDEX_NOTES_MAX or position - self._index.position >= INDEX_LAG_MAX:
             self._index.commit(position)
             self._notes = 0
-        self.on_committed(position)
+        self.on_committed(position, self._events)
+        self._events = 0
 
     def leading(self) -> None:
         self._liveness.restart(worker.id for worker in self.writer.state.workers.values() if worker.known)

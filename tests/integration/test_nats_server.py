@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import stat
+import time
 from pathlib import Path
 
 import psutil
@@ -359,3 +360,12 @@ async def test_nobody_can_delete_from_the_record(tmp_path: Path) -> None:
         ):
             assert b"error" in (await link.request(subject, body, 5)).data
         assert await log.last("evt.pool.a") == 1
+
+
+async def test_a_clock_that_is_off_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(tmp_path) as server, linked(server, make_streams=True) as link:
+        await streams.check_clock(link)
+        now = time.time
+        monkeypatch.setattr(streams.time, "time", lambda: now() - 60)
+        with pytest.raises(streams.ClockOff, match=r"60 s behind .*set the clock"):
+            await streams.check_clock(link)

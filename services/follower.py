@@ -1,0 +1,120 @@
+"""The follower: writes the snapshots that the pool's writer and the board start from.
+
+It is a short-lived process of low priority, started when enough was written since the last snapshots. The processes
+that decide and answer never write them while they work: they would stop doing so meanwhile.
+`python -m services.follower DATA` is that process.
+"""
+
+import asyncio
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+import structlog
+
+from events import catalog
+from events.catalog import pool_subject
+from events.log import Log
+from infra import settings as settings_
+from infra.connect import open_platform
+from infra.folder import Folder
+from infra.logging import configure
+from infra.nats_log import JetStreamLog
+from projections.board import BOARD
+from services import board_file
+from services.pool import model
+from services.pool.snapshots import PoolSnapshots
+from services.pool.state import Pool
+
+SUBJECT = "evt.>"
+SNAPSHOT_WORK = 250_000
+"""Snapshots are due after so many events, which are folded again in about a second..."""
+MESSAGE_WORK = 5
+"""...where a message costs as much as so many more."""
+NICE = 10
+
+_log = structlog.get_logger()
+
+
+async def follow_once(log: Log, folder: Path, pool: str) -> int:
+    """Fold from the latest snapshots in `folder` to the end of the log, and save both; the position reached."""
+    subject, pools, path = pool_subject(pool), PoolSnapshots(folder, pool), board_file.path_in(folder)
+    first, last = await log.get(SUBJECT, 1), await log.last(SUBJECT)
+    if first is None:
+        return 0
+    at, state = pools.latest(last) or (0, Pool(pool))
+    board = board_file.read(path, BOARD, catalog.decode(first.data).id)
+    board = board if board is not None and board.position <= last else BOARD.initial()
+    began = (at, board.position)
+    position = min(began)
+    if position >= last:
+        return position
+    async with contextlib.aclosing(log.read(SUBJECT, position + 1)) as batches:
+        async for batch in batches:
+            for entry in batch:
+                message = catalog.decode(entry.data)
+                if entry.subject == subject and entry.position > at:
+                    for event in message.events():
+                        model.evolve(state, event, message.at)
+                    at = entry.position
+                BOARD.apply(board, message, entry.position)
+                position = entry.position
+            if position >= last:
+                break
+    if at > began[0]:
+        pools.save(at, state)
+    if board.position > began[1]:
+        await board_file.write(path, BOARD, board, board.origin)
+    return position
+
+
+class Snapshotter:
+    """Starts the follower when it is due. One at a time; it ends with this process."""
+
+    def __init__(self, data: Path, every: int = SNAPSHOT_WORK) -> None:
+        self._data, self._every = data, every
+        self._position = self._work = 0
+        self._due = asyncio.Event()
+
+    def committed(self, position: int, events: int) -> None:
+        """The log has grown to `position`, by `events` since the last call."""
+        self._work += events + MESSAGE_WORK * max(0, position - (self._position or position))
+        self._position = position
+        if self._work >= self._every:
+            self._due.set()
+
+    async def run(self) -> None:
+        """Start followers when due, until cancelled."""
+        while True:
+            await self._due.wait()
+            self._work = 0
+            self._due.clear()
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "services.follower", str(self._data), start_new_session=True
+            )
+            try:
+                code = await process.wait()
+            except asyncio.CancelledError:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                raise
+            if code:
+                _log.warning("snapshot.failed", code=code)
+
+
+async def _main(data: Path) -> None:
+    folder = Folder(data)
+    settings = settings_.load(folder.root)
+    link = await open_platform(folder, settings, "hive snapshot")
+    try:
+        position = await follow_once(JetStreamLog(link), folder.path("snapshots"), settings.pool)
+        _log.info("snapshot.saved", position=position)
+    finally:
+        await link.close()
+
+
+if __name__ == "__main__":
+    os.nice(NICE)
+    configure(json=False, level="info")
+    asyncio.run(_main(Path(sys.argv[1])))
