@@ -15,9 +15,11 @@ AttemptEnd = Literal["exit", "oom", "timeout", "lost", "cancelled", "rejected", 
 
 
 class FileRef(msgspec.Struct, frozen=True, gc=False):
-    """A file that a task left: its path in the task's folder, its digest and its length in bytes."""
+    """A file that a task left: which of the job's declared results it is (users' names are sealed), its digest, and its
+    length in bytes.
+    """
 
-    path: str
+    n: int
     digest: Digest
     size: int
 

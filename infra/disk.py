@@ -1,7 +1,9 @@
 """How much room a disk has, and what that allows: a warning long before, new submissions stopped well before the end."""
 
+import asyncio
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -11,6 +13,7 @@ WARN_BYTES = 4 * 1024**3
 STOP_BYTES = 1 * 1024**3
 LOOK_S = 1.0
 """How long one look at the disk is believed."""
+WATCH_S = 5.0
 
 
 def free_bytes(path: Path) -> int:
@@ -66,8 +69,19 @@ class DiskGuard:
         return f"{_size(free)} free on the disk of {self._path}, below {_size(limit)}: {does}; free some space there"
 
 
+async def watch(guard: Callable[[], DiskGuard], say: Callable[[str], None]) -> None:
+    """Tell people, for ever, when the disk becomes low, full, or ok again."""
+    before: DiskState = "ok"
+    while True:
+        now = guard()
+        if (state := now.state) != before:
+            say(now.why() or f"the disk has room again: {_size(now.free)} free")
+            before = state
+        await asyncio.sleep(WATCH_S)
+
+
 def _size(count: int) -> str:
-    for unit, scale in (("GiB", 1024**3), ("MiB", 1024**2)):
+    for unit, scale in (("TiB", 1024**4), ("GiB", 1024**3), ("MiB", 1024**2)):
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
     return f"{count} bytes"

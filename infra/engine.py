@@ -106,7 +106,7 @@ class Engine:
     async def attach(self, container: str) -> Attached:
         """Listen to a container that has not started. Raises EngineError."""
         try:
-            stream = self._docker.containers.container(container).attach(stdout=True, stderr=True, logs=True)
+            stream = self._docker.containers.container(container).attach(stdout=True, stderr=True)
             await stream.__aenter__()  # reads nothing yet, but is listening when this returns
         except _FAILURES as error:
             raise _error(error) from None

@@ -50,7 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     unsafe_durability: bool = False
     """Accept a NATS that acknowledges before its disk has the data: a power cut then loses acknowledged work."""
     disk_low_bytes: int = WARN_BYTES
-    """Free disk below which a warning is given."""
+    """Free disk below which a warning is given; `disk_min_bytes` when that is more."""
     disk_min_bytes: int = STOP_BYTES
     """Free disk below which new submissions are refused, while what runs is still recorded."""
 
@@ -71,8 +71,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError(
                 "`nats_url` needs `nats_seed_file` (a PLATFORM user) and `nats_sys_seed_file` (a SYS user)"
             )
-        if not 0 <= self.disk_min_bytes <= self.disk_low_bytes:
-            raise ValueError("`disk_min_bytes` must lie between 0 and `disk_low_bytes`")
+        for name in ("disk_low_bytes", "disk_min_bytes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; use 0 or more bytes")
 
 
 NAMES: tuple[str, ...] = Settings.__struct_fields__
@@ -86,7 +87,9 @@ def load(root: Path, environ: Mapping[str, str] = os.environ, **flags: Any) -> S
     try:
         return msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{error} (from {file}, HIVE_* in the environment, or a flag)") from None
+        said, at, name = str(error).rpartition(" - at `$.")
+        what = f"`{name}: {said}" if at else str(error)
+        raise SettingsError(f"{what} (from {file}, HIVE_* in the environment, or a flag)") from None
 
 
 def _from_file(file: Path) -> dict[str, Any]:

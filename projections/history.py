@@ -260,7 +260,7 @@ def _results(rows: Rows, job: JobId, tasks: Runs, details: list[Detail]) -> None
     for first, last in pairs(tasks):
         for index in range(first, last + 1):
             for file in details[at].results if at < len(details) else ():
-                rows.results.append([job, index, clean(file.path), clean(file.digest), file.size])
+                rows.results.append([job, index, file.n, clean(file.digest), file.size])
             at += 1
 
 

@@ -67,11 +67,11 @@ class TaskRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class ResultRow(msgspec.Struct, frozen=True, gc=False):
-    """A file that a task left: its path in the task's folder and its blob."""
+    """A file that a task left: which of the job's declared results it is, and its blob."""
 
     job: JobId
     index: int
-    path: str
+    n: int
     digest: Digest
     size: int
 

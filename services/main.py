@@ -20,7 +20,7 @@ import structlog
 import uvloop
 
 from events.base import WorkerId
-from infra import streams
+from infra import disk, streams
 from infra.blobs import Blobs
 from infra.connect import open_platform, open_system
 from infra.database import Database
@@ -87,13 +87,12 @@ class CannotRun(Exception):
 def run(options: RunOptions, started: Callable[[Started], None], say: Callable[[str], None]) -> int:
     """Run a control plane until it is told to stop; the exit code. `say` takes single lines for the person watching.
 
-    Raises CannotRun.
+    Raises CannotRun and SettingsError.
     """
     try:
         return uvloop.run(ControlPlane(options, started, say).run())
     except (
         FolderInUse,
-        SettingsError,
         NatsServerError,
         PostgresError,
         PortTaken,
@@ -130,6 +129,7 @@ class ControlPlane:
             group = await exits.enter_async_context(_Group(self._stop))
             if server is not None:
                 group.start(server.keep())
+            group.start(disk.watch(lambda: self._disk, self._say))
             group.start(streams.watch(link, settings.nats_replicas, self._say))
             outputs = Outputs(self._folder.path("outputs"))
             if "pool" in self._options.roles:
@@ -189,13 +189,12 @@ class ControlPlane:
         self._say("settings reloaded: disk thresholds; everything else is taken at the next start")
 
     def _guard(self, settings: Settings) -> DiskGuard:
-        return DiskGuard(self._folder.root, settings.disk_low_bytes, settings.disk_min_bytes)
+        warn = max(settings.disk_low_bytes, settings.disk_min_bytes)
+        return DiskGuard(self._folder.root, warn, settings.disk_min_bytes)
 
     async def _servers(self, settings: Settings) -> NatsServer | None:
         """Start the embedded servers that the settings do not replace, both at once."""
         self._disk = self._guard(settings)
-        if self._disk.state != "ok":
-            self._say(self._disk.why())
         self._postgres: Postgres | None = None
         server: NatsServer | None = None
         starting: list[Any] = []

@@ -223,18 +223,18 @@ class Reads:
         page = await self.tasks(job, after=index - 1, limit=1) if index >= 0 else None
         return page.rows[0] if page and page.rows else None
 
-    async def results(self, job: JobId, after: tuple[int, str] | None = None, limit: int = 100) -> Page[ResultRow]:
-        """Files that the job's ended tasks left, by task and path, after (task, path). `next` is "task/path" of the last.
+    async def results(self, job: JobId, after: tuple[int, int] | None = None, limit: int = 100) -> Page[ResultRow]:
+        """Files that the job's ended tasks left, by task and number, after (task, number). `next` is "task/number" of the last.
         Raises ReadsUnavailable.
         """
         row = await self.job(job)
         if row is None:
             return Page([], "", self.tables_position)
         await self._fresh_for(row)
-        index, path = after if after is not None else (-1, "")
-        records = await self._fetch(tables.LIST_RESULTS, job, index, path, limit + 1)
+        index, n = after if after is not None else (-1, -1)
+        records = await self._fetch(tables.LIST_RESULTS, job, index, n, limit + 1)
         rows = [ResultRow(job, *record) for record in records]
-        last = f"{rows[limit - 1].index}/{rows[limit - 1].path}" if len(rows) > limit else ""
+        last = f"{rows[limit - 1].index}/{rows[limit - 1].n}" if len(rows) > limit else ""
         return Page(rows[:limit], last, self.tables_position)
 
     # The tables
@@ -276,14 +276,14 @@ class Reads:
         return records
 
 
-def after_of(cursor: str) -> tuple[int, str] | None:
+def after_of(cursor: str) -> tuple[int, int] | None:
     """A results page's `next` as the `after` of the next one; None for "". Raises BadCursor."""
     if not cursor:
         return None
-    index, slash, path = cursor.partition("/")
-    if not slash or not index.isdecimal():
+    index, slash, n = cursor.partition("/")
+    if not slash or not index.isdecimal() or not n.isdecimal() or len(cursor) > 30:
         raise BadCursor(f"{cursor!r} is not a cursor; use the `next` that a page gave")
-    return int(index), path
+    return min(int(index), NUMBER_MAX), min(int(n), NUMBER_MAX)
 
 
 def _number(cursor: str) -> int:

@@ -178,8 +178,8 @@ class Story:
             events += more
         return events
 
-    def cancel(self, job: str = "j1", reason: str = "") -> list[AnyEvent]:
-        return self.when(CancelJob(job, reason))
+    def cancel(self, job: str = "j1") -> list[AnyEvent]:
+        return self.when(CancelJob(job))
 
     def drain(self, on: bool, worker: str = "w1") -> list[AnyEvent]:
         return self.when(DrainWorker(worker, on))

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import msgspec
 from litestar import Response, get, post
-from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter, RawBody
+from litestar.params import FromPath, FromQuery, HeaderParameter, QueryParameter, RawBody
 
 from events.base import Digest
 from events.catalog import position_text
 from events.job import Kind
+from events.masking import unmask
 from events.spec import JobSpec, TaskText
 from infra.sealing import KeyDestroyed, Sealer
 from projections.rows import JobRow, JobState
@@ -154,16 +155,21 @@ def _field_of(refused: RefusedAnswer, spec: JobSpec) -> str:
     return refused.field
 
 
+def text_in(row: JobRow, sealer: Sealer) -> TaskText | None:
+    """What the job's user typed; None when it was erased."""
+    try:
+        return _text_of(sealer.open(row.text))
+    except KeyDestroyed:
+        return None
+
+
 def job_view(row: JobRow, sealer: Sealer, full: bool) -> schema.Job:
     """The job as the API shows it, its text opened."""
-    erased = False
-    try:
-        text = _text_of(sealer.open(row.text))
-    except KeyDestroyed:
-        text, erased = TaskText(), True
+    opened = text_in(row, sealer)
+    text, erased = opened or TaskText(), opened is None
     shown = text if full else TaskText()
     return schema.Job(
-        row.job, row.state, row.reason, row.kind, row.count, row.queued, row.leased, row.running, row.succeeded,
+        row.job, row.state, unmask(row.reason, text), row.kind, row.count, row.queued, row.leased, row.running, row.succeeded,
         row.failed, row.cancelled, text.name, text.labels, text.command, text.image, row.priority,
         row.cpus_milli / 1000, row.memory_bytes, row.after, row.owner, row.submitted_at, row.finished_at,
         position_text(row.position), shown.env, shown.cwd,
@@ -254,11 +260,10 @@ async def existing(core: Core, job: str) -> JobRow:
     description="Queued tasks end now, running ones are told to stop.",
     responses=problems(404, 409),
 )
-async def cancel(core: CoreArg, job: FromPath[str], data: JSONBody[schema.CancelBody | None] = None) -> schema.Done:
+async def cancel(core: CoreArg, job: FromPath[str]) -> schema.Done:
     """End a job."""
     trace = secrets.token_hex(8)
-    reason = data.reason if data else ""
-    answer = await core.ask.ask([CancelJob(job, reason)], BY, cause=f"http:{trace}", trace=trace)
+    answer = await core.ask.ask([CancelJob(job)], BY, cause=f"http:{trace}", trace=trace)
     return done(answer.outcomes[0], answer.position, "job", job)
 
 
@@ -281,12 +286,17 @@ async def list_results(
 ) -> schema.ResultsAnswer:
     """A page of results."""
     await at_least(core, min_position)
-    await existing(core, job)
+    row = await existing(core, job)
     try:
         page = await core.reads.results(job, after_of(after), limit)
     except BadCursor as error:
         raise bad_field("after", str(error), status=400) from None
-    results = [schema.Result(row.index, row.path, row.digest, row.size) for row in page.rows]
+    text = text_in(row, core.sealer)
+    names = text.results if text else []
+    results = [
+        schema.Result(file.index, names[file.n] if file.n < len(names) else f"result-{file.n}", file.digest, file.size)
+        for file in page.rows
+    ]
     return schema.ResultsAnswer(results, page.next or None, position_text(page.position))
 
 

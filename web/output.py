@@ -10,6 +10,8 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from events.base import JobId
+from events.masking import unmask
+from events.spec import TaskText
 from infra.outputs import READ_BYTES_MAX, Outputs, frames
 from projections.rows import ENDED_STATES, JobRow, TaskRow
 from services.reads import ReadsUnavailable
@@ -70,8 +72,8 @@ async def all_bytes(
 class _Follow:
     """One follower's place: the attempt, the offset in its output, and what the tables said of the task last."""
 
-    def __init__(self, core: Core, job: JobId, index: int, lease: int, offset: int) -> None:
-        self.core, self.job, self.index = core, job, index
+    def __init__(self, core: Core, job: JobId, text: TaskText, index: int, lease: int, offset: int) -> None:
+        self.core, self.job, self.text, self.index = core, job, text, index
         self.lease, self.offset = lease, offset
         self.task: TaskRow | None = None
         self._looked, self._seen, self._away = 0.0, -1, False
@@ -116,7 +118,7 @@ class _Follow:
         task = self.task
         if task is None or task.state not in ENDED_STATES or task.lease != self.lease:
             return None
-        return Ended(task.state, task.end, task.code, task.reason)
+        return Ended(task.state, task.end, task.code, unmask(task.reason, self.text))
 
     async def wait(self) -> None:
         """Until there is more output, the job changed, or it is time to look or to ping."""
@@ -156,10 +158,10 @@ def _only_task(row: JobRow, lease: int) -> TaskRow | None:
 
 
 async def follow_output(
-    core: Core, job: JobId, index: int, streams: Streams, lease: int, offset: int, follow: bool
+    core: Core, job: JobId, text: TaskText, index: int, streams: Streams, lease: int, offset: int, follow: bool
 ) -> AsyncGenerator[bytes]:
     """Server-sent events of what the task prints."""
-    place = _Follow(core, job, index, lease, offset)
+    place = _Follow(core, job, text, index, lease, offset)
     spoke = monotonic()
     announced = False
     yield PING
@@ -174,9 +176,9 @@ async def follow_output(
         over = place.attempt_over()
         async for found in read_frames(core.outputs, (job, index, place.lease), place.offset):
             place.offset = found[-1][3]
-            if text := _told(found, streams, place.lease):
+            if told := _told(found, streams, place.lease):
                 spoke = monotonic()
-                yield text
+                yield told
         if not follow:
             return
         if over:

@@ -156,12 +156,6 @@ class ResultsAnswer(msgspec.Struct, frozen=True, gc=False):
     position: Position
 
 
-class CancelBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """Why the job is cancelled, for people."""
-
-    reason: Annotated[str, Meta(max_length=200)] = ""
-
-
 class Done(msgspec.Struct, frozen=True, gc=False):
     """It is so, and on disk at `position`. `existing`: there was nothing to do."""
 

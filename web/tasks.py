@@ -9,10 +9,12 @@ from litestar.params import FromPath, HeaderParameter, QueryParameter
 from litestar.types import ASGIApp
 
 from events.catalog import position_text
+from events.masking import unmask
+from events.spec import TaskText
 from projections.rows import TaskRow, TaskState
 from web import schema
 from web.core import Core
-from web.jobs import existing
+from web.jobs import existing, text_in
 from web.output import Streams, all_bytes, follow_output, place_of
 from web.params import LIMIT, CoreArg, Limit, MinPosition, at_least, problems
 from web.problems import not_found
@@ -21,10 +23,11 @@ from web.stream import BytesStream, EventStream
 STREAMS: dict[str, Streams] = {"both": frozenset({1, 2}), "stdout": frozenset({1}), "stderr": frozenset({2})}
 
 
-def task_view(row: TaskRow) -> schema.Task:
+def task_view(row: TaskRow, text: TaskText) -> schema.Task:
     """The task as the API shows it."""
     return schema.Task(
-        row.index, row.state, row.attempt, row.lease, row.worker, row.end, row.code, row.reason, row.leased_at,
+        row.index, row.state, row.attempt, row.lease, row.worker, row.end, row.code, unmask(row.reason, text),
+        row.leased_at,
         row.started_at, row.ended_at, row.detail,
     )  # fmt: skip
 
@@ -40,10 +43,10 @@ async def list_tasks(
 ) -> schema.TasksAnswer:
     """A page of tasks."""
     await at_least(core, min_position)
-    await existing(core, job)
+    text = text_in(await existing(core, job), core.sealer) or TaskText()
     page = await core.reads.tasks(job, in_state or "", after, limit)
     following = int(page.next) if page.next else None
-    return schema.TasksAnswer([task_view(row) for row in page.rows], following, position_text(page.position))
+    return schema.TasksAnswer([task_view(row, text) for row in page.rows], following, position_text(page.position))
 
 
 @get(
@@ -77,9 +80,10 @@ async def output(
     row = await existing(core, job)
     if index >= row.count:
         raise not_found("task", f"{job}/{index}", f"the job has {row.count} tasks, numbered from 0")
+    text = text_in(row, core.sealer) or TaskText()
     lease, start = place_of(last_event_id) if last_event_id else (attempt_lease, offset)
     if "text/event-stream" in request.headers.get("accept", ""):
-        return EventStream(follow_output(core, job, index, STREAMS[stream], lease, start, follow))
+        return EventStream(follow_output(core, job, text, index, STREAMS[stream], lease, start, follow))
     return await _bytes(core, job, index, STREAMS[stream], lease, start)
 
 

@@ -8,7 +8,7 @@ import hashlib
 import os
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
@@ -144,7 +144,7 @@ class Api:
     @contextlib.asynccontextmanager
     async def _request(
         self, method: str, path: str, ticket: str, *, headers: dict[str, str] | None = None, **more: Any
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
         said = {"Authorization": f"Ticket {ticket}", "Accept-Encoding": "identity", **(headers or {})}
         try:
             async with (

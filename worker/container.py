@@ -175,6 +175,7 @@ class ContainerExecutor:
         try:
             async for stream, data in attached.read():
                 self._on_output(found.order, key[1], stream, data)
+            await attached.close()  # or the engine would hold up a container whose output nobody reads
             ended = await self._engine.wait(found.id)
             ran = Ran(found.order, key[1], found.end or "exit", ended.code, found.reason or ended.error)
             if ended.oom and ended.code and found.end is None:

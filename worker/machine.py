@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from events.base import Runs, expand, runs_of
+from events.masking import mask
 from events.protocol import Cancel, Drain, Ended, Report, ReportItem, Run, Started
 from events.task import AttemptEnd
 from worker.messages import (
@@ -214,7 +215,8 @@ def _done(state: State, stimulus: Done) -> None:
         attempt = _release(state, key, stimulus.now) or state.settling.pop(key, None)
         if attempt is None:
             continue
-        order, reason = attempt.order, end.reason[:REASON_CHARS_MAX]
+        order = attempt.order
+        reason = mask(end.reason, order.text)[:REASON_CHARS_MAX]
         details = [end.detail] if end.detail is not None else []
         _fresh(
             state,

@@ -131,7 +131,7 @@ class Places:
         """Store the declared results; what they are. Raises NotWritten, and Unavailable when they cannot be stored."""
         found: list[FileRef] = []
         size = 0
-        for path in order.text.results:
+        for n, path in enumerate(order.text.results):
             fd = open_inside(folder, path)
             try:
                 length = os.fstat(fd).st_size
@@ -139,11 +139,11 @@ class Places:
                 await self._api.upload(digest, order.ticket, fd, length)
             finally:
                 os.close(fd)
-            size += RESULT_BYTES + len(path)
+            size += RESULT_BYTES
             if size > RESULTS_BYTES_MAX:
                 limit = f"the list of results takes more than {RESULTS_BYTES_MAX} bytes"
                 raise NotWritten(f"{limit}; pack them into an archive")
-            found.append(FileRef(path, digest, length))
+            found.append(FileRef(n, digest, length))
         return found
 
 

@@ -47,6 +47,8 @@ class Context:
         url = (self.url or local).rstrip("/")
         if not url:
             raise _nothing_here(folder, starting=running is not None)
+        if not url.startswith(("http://", "https://")):
+            raise Failure(f"{url!r} is not the address of a hive", "write it like http://127.0.0.1:8420", Exit.USAGE)
         key = os.environ.get("HIVE_KEY", "").strip()
         if not key and url == local:
             key = folder.admin_key()

@@ -170,17 +170,16 @@ def _task_row(task: "Task") -> tuple[str, ...]:
 
 @command("cancel")
 @click.argument("job")
-@click.option("--reason", default="", help="Why, for people.")
-def cancel(context: Context, job: str, reason: str) -> None:
+def cancel(context: Context, job: str) -> None:
     """Cancel a job: what waits is dropped, what runs is told to stop."""
-    asyncio.run(_cancel(context, job, reason))
+    asyncio.run(_cancel(context, job))
 
 
-async def _cancel(context: Context, prefix: str, reason: str) -> None:
+async def _cancel(context: Context, prefix: str) -> None:
     output = context.output
     async with context.client() as hive:
         found = await find_job(hive, prefix)
-        done = await hive.cancel(found, reason=reason)
+        done = await hive.cancel(found)
     if output.mode == "json":
         output.document(done)
     elif done.existing:

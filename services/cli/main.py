@@ -70,6 +70,9 @@ def run(args: Sequence[str], output: Output | None = None) -> int:
     context = Context(output or Output())
     try:
         code = cli.main(list(args), prog_name="hivectl", standalone_mode=False, obj=context)
+    except click.exceptions.NoArgsIsHelpError as error:
+        context.output.line(error.format_message())
+        return Exit.USAGE
     except (KeyboardInterrupt, click.Abort):
         context.output.note("interrupted")
         return Exit.INTERRUPTED

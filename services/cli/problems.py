@@ -20,7 +20,9 @@ def explain_known(error: Exception) -> Failure | None:
         return error
     if isinstance(error, HiveError):
         return _of_hive(error)
-    if isinstance(error, (NoServer, LinkDown, SettingsError)):
+    if isinstance(error, SettingsError):
+        return Failure(str(error), "correct it there", Exit.USAGE)
+    if isinstance(error, (NoServer, LinkDown)):
         return Failure(str(error), code=Exit.UNAVAILABLE)
     if isinstance(error, PermissionError):
         return Failure(f"not allowed: {error}", "run it as the user who owns the file, or choose another path")

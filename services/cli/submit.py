@@ -114,7 +114,8 @@ def _check(spec: JobSpec) -> None:
     except BadSpec as error:
         head = error.field.replace("[", ".").split(".")[0]
         option = _OPTION_OF.get(head, "--" + head.replace("_", "-"))
-        raise Failure(f"{option}: {error.detail}", "hivectl submit --help", Exit.USAGE) from error
+        joined = " " if error.detail.startswith(("is ", "has ", "must ", "needs ")) else ": "
+        raise Failure(f"{option}{joined}{error.detail}", "hivectl submit --help", Exit.USAGE) from error
 
 
 async def _upload(context: Context, hive: "AsyncHive", inputs: tuple[tuple[str, str], ...]) -> list[Input]:

@@ -37,7 +37,6 @@ class CancelJob(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="
     """End this job. `known`: see Submit."""
 
     job: JobId
-    reason: str = ""
     known: dict[JobId, Past] = {}
 
 

@@ -69,10 +69,10 @@ def decide_cancel(state: Pool, command: CancelJob) -> list[JobFact]:
         if past.state == "cancelled":
             return []
         raise Refused("job_ended", "job", f"job {command.job} has ended as {past.state}; nothing is left to cancel")
-    return cancel(job, command.reason)
+    return cancel(job)
 
 
-def cancel(job: Job, reason: str) -> list[JobFact]:
+def cancel(job: Job, reason: str = "") -> list[JobFact]:
     """The facts that cancel `job`."""
     if job.cancelled:
         return []

@@ -315,5 +315,5 @@ def _informed(command: Any, found: dict[JobId, Past]) -> Any:
         names = (command.fact.job, *command.fact.after)
         return Submit(command.fact, {name: found[name] for name in names if name in found})
     if isinstance(command, CancelJob):
-        return CancelJob(command.job, command.reason, found)
+        return CancelJob(command.job, found)
     return command

@@ -362,7 +362,7 @@ async def test_errors_say_which_kind_they_are(database: Database, server: Server
 
 async def test_details_are_shown_with_their_task(database: Database, tmp_path: Path) -> None:
     job = job_id(0)
-    details = [Detail(wall_ms=at, results=[FileRef(f"out/{at}", "1" * 64, at)]) for at in range(150)]
+    details = [Detail(wall_ms=at, results=[FileRef(at, "1" * 64, at)]) for at in range(150)]
     log = log_of([
         message(0, submitted(0, 150)), message(1, TasksLeased(job, [0, 149], 1, "w")),
         message(2, TasksFinished(job, [0, 149], 1, "w", 1, details), JobFinished(job, "succeeded", 150)),

@@ -140,7 +140,7 @@ async def test_tasks_and_results_page_by_page(hive: Api, client: AsyncHive) -> N
     blob = await hive.core.blobs.put_bytes(b"left")
 
     def detail(run: Run, index: int) -> Detail:
-        return Detail(wall_ms=5, results=[FileRef("a.txt", blob.digest, blob.size), FileRef("b.txt", blob.digest, 4)])
+        return Detail(wall_ms=5, results=[FileRef(0, blob.digest, blob.size), FileRef(1, blob.digest, 4)])
 
     async with hive.crew(detail=detail, ends=lambda run, index: 3 if index == 7 else 0):
         job = await client.submit(["x"], count=10, results=["a.txt", "b.txt"])
@@ -167,7 +167,7 @@ async def test_a_ticket_opens_the_results_of_a_job(hive: Api, client: AsyncHive)
     blob, other = await hive.core.blobs.put_bytes(b"left"), await hive.core.blobs.put_bytes(b"other")
 
     def made(run: Run, index: int) -> Detail:
-        return Detail(results=[FileRef("a", blob.digest, 4)])
+        return Detail(results=[FileRef(0, blob.digest, 4)])
 
     async with hive.crew(detail=made):
         job = await client.submit(["x"], results=["a"])

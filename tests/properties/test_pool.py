@@ -138,7 +138,7 @@ class Pools(RuleBasedStateMachine):
     @precondition(lambda self: len(self.state.jobs) > 1)
     @rule(job=JOBS)
     def cancel(self, job: str) -> None:
-        self.ask(CancelJob(job, "enough", self.known()))
+        self.ask(CancelJob(job, self.known()))
 
     @rule(worker=WORKERS, on=st.sampled_from([False, False, True]))
     def drain(self, worker: str, on: bool) -> None:

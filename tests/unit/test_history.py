@@ -55,9 +55,9 @@ def test_details_are_cut_with_their_tasks() -> None:
 
 
 def test_results_are_those_of_attempts_that_count() -> None:
-    detail = Detail(results=[FileRef("a", "1" * 64, 7)])
+    detail = Detail(results=[FileRef(0, "1" * 64, 7)])
     rows = given(TasksRetried(J, [0, 0], 1, "w", details=[detail]), TasksFinished(J, [0, 0], 2, "w", 2, [detail]))
-    assert rows.results == [[J, 0, "a", "1" * 64, 7]]
+    assert rows.results == [[J, 0, 0, "1" * 64, 7]]
 
 
 def test_a_job_that_is_submitted_and_ends_in_one_batch_is_one_row() -> None:
@@ -91,7 +91,7 @@ def test_holding_and_releasing_are_kept_with_who_asked() -> None:
 
 
 def test_rows_have_the_columns_of_their_tables_and_nothing_that_postgres_cannot_hold() -> None:
-    detail = Detail(results=[FileRef("a\0b", "1" * 64, 7)])
+    detail = Detail(results=[FileRef(0, "1" * 63 + "\0", 7)])
     rows = given(
         submitted(0), JobHeld(J, "capacity", "\0"), TasksLate(J, [0, 0], 9, "w"), WorkerDrained("w"),
         TasksFailed(J, [0, 0], 1, "w", 1, "exit", 1, "\0", [detail]), WorkerRegistered("w", "\0", "b", Capacity(1, 1)),

@@ -28,13 +28,13 @@ def test_texts_of_the_environment_become_what_they_mean(tmp_path: Path) -> None:
     [
         ("prot = 1", "unknown setting prot; the settings are pool, host, port"),
         ("port = 70000", "`port` is 70000; use 0 to 65535"),
-        ('port = "many"', r"Expected `int`.*\$\.port"),
+        ('port = "many"', "`port`: Expected `int`"),
         ('pool = "a.b"', "`pool` is 'a.b'"),
         ('pool = "*"', "`pool`"),
         ('nats_url = "nats://x"', "`nats_url` needs `nats_seed_file`"),
         ("nats_replicas = 2", "`nats_replicas` is 2; use 1, 3 or 5"),
         ("nats_replicas = 3", "needs an external cluster"),
-        ("disk_min_bytes = 99999999999999", "`disk_min_bytes` must lie between"),
+        ("disk_min_bytes = -1", "`disk_min_bytes` is -1"),
         ("port = ", "cannot be read"),
     ],
 )

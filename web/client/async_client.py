@@ -183,10 +183,10 @@ class AsyncHive:
                 yield result
             after = page.next
 
-    async def cancel(self, job: AnyJob, reason: str = "") -> schema.Done:
+    async def cancel(self, job: AnyJob) -> schema.Done:
         """End the job: queued tasks now, running ones are told to stop."""
         path = f"/v1/jobs/{codec.name(id_of(job))}/cancel"
-        return codec.done_of(await self._ask("POST", path, None, schema.CancelBody(reason)))
+        return codec.done_of(await self._ask("POST", path))
 
     # What tasks print
 

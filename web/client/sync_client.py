@@ -136,9 +136,9 @@ class Hive:
         """The files that the job's tasks left, in order of task and path."""
         return self._each(self._hive.results(job))
 
-    def cancel(self, job: AnyJob, reason: str = "") -> schema.Done:
+    def cancel(self, job: AnyJob) -> schema.Done:
         """End the job: queued tasks now, running ones are told to stop."""
-        return self._do(self._hive.cancel(job, reason))
+        return self._do(self._hive.cancel(job))
 
     # What tasks print
 

@@ -144,9 +144,9 @@ export interface Detail {
   results?: FileRef[];
 }
 
-/** A file that a task left: its path in the task's folder, its digest and its length in bytes. */
+/** A file that a task left: which of the job's declared results it is (users' names are sealed), its digest, and its length in bytes. */
 export interface FileRef {
-  path: string;
+  n: number;
   digest: string;
   size: number;
 }
