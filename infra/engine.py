@@ -139,7 +139,8 @@ class Engine:
         except _FAILURES as error:
             raise _error(error) from None
         memory: dict[str, Any] = found.get("memory_stats") or {}
-        cpu: dict[str, Any] = (found.get("cpu_stats") or {}).get("cpu_usage") or {}
+        stats: dict[str, Any] = found.get("cpu_stats") or {}
+        cpu: dict[str, Any] = stats.get("cpu_usage") or {}
         most = memory.get("max_usage") or memory.get("usage") or 0
         return Used(int(cpu.get("total_usage", 0)) // 1_000_000, int(most))
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Literal
 
 from events.log import Conflict, Entry, LogUnavailable, MemoryLog, Unsettled
@@ -57,7 +57,7 @@ class FaultyLog:
             raise Unsettled("the answer was lost")
         return position
 
-    def read(self, subject: str, start: int) -> AsyncIterator[list[Entry]]:
+    def read(self, subject: str, start: int) -> AsyncGenerator[list[Entry], None]:
         return self.log.read(subject, start)
 
     async def last(self, subject: str) -> int:

@@ -91,7 +91,7 @@ def normal(state: Pool) -> Any:
         "saved": _plain(msgspec.msgpack.decode(save(state))),
         "running": {job.id: sorted(job.running) for job in state.jobs.values()},
         "shapes": shapes,
-        "unplaced": sorted(state.unplaced),
+        "unplaced": sorted(name for jobs in state.unplaced.values() for name in jobs),
         "waits": {job.id: job.waits_for for job in state.jobs.values()},
     }
 

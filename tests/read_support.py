@@ -117,7 +117,7 @@ class NaivePool:
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.messages: list[Message] = []
-        self.results: list[tuple[str, int, str]] = []
+        self.results: list[tuple[str, int, int]] = []
         self._lease = 0
         self._facts: list[Any] = []
 
@@ -192,7 +192,7 @@ class NaivePool:
             task.state, task.end, task.code, task.reason, task.ended_at = state, end, code, reason, self._at
             task.detail = details[at] if details else None
             if state in ("succeeded", "failed", "cancelled") and details:
-                self.results += [(job.id, index, file.path) for file in details[at].results]
+                self.results += [(job.id, index, file.n) for file in details[at].results]
 
     def _details(self, tasks: list[int], how: int) -> list[Detail]:
         if how % 2:

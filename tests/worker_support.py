@@ -15,6 +15,7 @@ from aiohttp import web
 from events import protocol
 from events.base import Runs, expand
 from events.job import Kind
+from events.masking import unmask
 from events.protocol import (
     Denied,
     Ended,
@@ -161,8 +162,15 @@ class Pool:
                     for at, index in enumerate(expand(item.tasks)):
                         assert index not in found, f"task {index} of lease {lease} ended twice"
                         details = item.details[at : at + 1]
-                        found[index] = Ended(lease, item.job, [index, index], item.end, item.code, item.reason, details)
+                        found[index] = Ended(
+                            lease, item.job, [index, index], item.end, item.code, self._words(item), details
+                        )
         return found
+
+    def _words(self, ended: Ended) -> str:
+        """Its reason with the user's own words in it."""
+        texts = [order.text for order in self.orders if isinstance(order, Run) and order.number == ended.lease]
+        return unmask(ended.reason, texts[0]) if texts else ended.reason
 
     def started(self, lease: int) -> set[int]:
         """Which tasks of a lease were reported as started."""

@@ -38,6 +38,10 @@ class NotWritten(Exception):
     """A declared result is not there, or is not a file that can be taken."""
 
 
+class _LeadsOut(Exception):
+    """A path that does not stay inside its folder."""
+
+
 class Places:
     """Task folders below `root`."""
 
@@ -112,20 +116,28 @@ class Places:
         except msgspec.DecodeError as error:
             raise Rejected(f"the list `each` has no usable entry {index}: {error}") from None
 
-    async def fill(self, order: Run, folder: str, inputs: list[Input]) -> None:
-        """Put the inputs into the folder. Raises Rejected."""
-        for file in inputs:
-            try:
-                if file.job:
-                    for result in await self._api.results(file.job, order.ticket, order.position):
-                        target = _target(folder, f"{file.path}/{result.index}/{result.path}")
-                        await self._cache.place(result.digest, order.ticket, target)
-                else:
-                    await self._cache.place(file.digest, order.ticket, _target(folder, file.path))
-            except Unavailable as error:
-                raise Rejected(f"input {file.path!r} could not be fetched: {error}") from None
-            except OSError as error:
-                raise Rejected(f"input {file.path!r} could not be placed: {error.strerror}") from None
+    async def fill(self, order: Run, folder: str, own: list[Input]) -> None:
+        """Put the job's inputs and the task's own into the folder. Raises Rejected."""
+        for file in order.text.inputs:
+            await self._fetch(order, folder, file, f"input {file.path!r}")
+        for n, file in enumerate(own):
+            # Its path is in the blob, where masking (events.masking) cannot know it.
+            await self._fetch(order, folder, file, f"the task's own input {n}")
+
+    async def _fetch(self, order: Run, folder: str, file: Input, named: str) -> None:
+        try:
+            if not file.job:
+                await self._cache.place(file.digest, order.ticket, _target(folder, file.path))
+                return
+            for result in await self._api.results(file.job, order.ticket, order.position):
+                target = _target(folder, f"{file.path}/{result.index}/{result.path}")
+                await self._cache.place(result.digest, order.ticket, target)
+        except _LeadsOut:
+            raise Rejected(f"{named} does not lie inside the task's folder") from None
+        except Unavailable as error:
+            raise Rejected(f"{named} could not be fetched: {error}") from None
+        except OSError as error:
+            raise Rejected(f"{named} could not be placed: {error.strerror}") from None
 
     async def collect(self, order: Run, folder: str) -> list[FileRef]:
         """Store the declared results; what they are. Raises NotWritten, and Unavailable when they cannot be stored."""
@@ -148,10 +160,10 @@ class Places:
 
 
 def _target(folder: str, path: str) -> str:
-    """Where an input goes, its parent folders made. Raises Rejected for a path that leads out."""
+    """Where an input goes, its parent folders made. Raises _LeadsOut."""
     parts = path.split("/")
     if path.startswith("/") or any(part in ("", ".", "..") or "\0" in part for part in parts):
-        raise Rejected(f"input {path!r} does not name a place inside the task's folder")
+        raise _LeadsOut
     # Nothing but this module has written here yet, so no part can be a link that leads out.
     os.makedirs(f"{folder}/{'/'.join(parts[:-1])}", FOLDER_MODE, exist_ok=True)
     return f"{folder}/{path}"

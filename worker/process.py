@@ -228,7 +228,7 @@ class ProcessExecutor:
         if found is None:
             found = shutil.which(name, path=path)
             if found is None:
-                raise Rejected(f"command not found: {name!r} is not in PATH ({path})")
+                raise Rejected(f"command not found: {name!r} is not in the task's PATH")
             self._found[name, path] = found
         return found
 

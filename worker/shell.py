@@ -186,7 +186,7 @@ class Shell:
         try:
             own = await self._places.each(order, index)
             folder = self._places.make(key)
-            await self._places.fill(order, folder, [*order.text.inputs, *own.inputs])
+            await self._places.fill(order, folder, own.inputs)
             launch = Launch(order, index, folder, [*order.text.command, *own.args], own.env)
             if order.kind == "container":
                 if self.containers is None:

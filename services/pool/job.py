@@ -21,6 +21,7 @@ from services.pool.state import Job, Lease, Pool, Retry, ShapeKey
 JOBS_MAX = 1_000_000
 TEXT_BYTES_MAX = 1024**3
 BACKOFF_MS_MAX = 60_000
+REACH_MAX = 10_000
 DELAYED_ENDS = ("exit", "oom", "timeout")
 FACT_BYTES, BOUND_BYTES = 256, 9
 """At most so much does a fact about tasks take in a message, and each bound of its runs."""
@@ -84,7 +85,19 @@ def cancel(job: Job, reason: str = "") -> list[JobFact]:
 
 
 def unplaceable(state: Pool, shape: ShapeKey) -> str:
-    """Why no known machine could ever take a task of this shape; "" when one could, or when none is known yet."""
+    """Why no known machine could ever take a task of this shape; "" when one could, or when none is known yet.
+
+    Remembered until a worker changes: with many workers looking costs more than the rest of a submission.
+    """
+    why = state.reach.get(shape)
+    if why is None:
+        if len(state.reach) >= REACH_MAX:
+            state.reach.clear()
+        why = state.reach[shape] = _unplaceable(state, shape)
+    return why
+
+
+def _unplaceable(state: Pool, shape: ShapeKey) -> str:
     known = [worker for worker in state.workers.values() if worker.known]
     if not known or any(worker.can_ever(shape) for worker in known):
         return ""
@@ -211,25 +224,23 @@ def evolve_submitted(state: Pool, event: JobSubmitted, at: int) -> None:
 def evolve_held(state: Pool, event: JobHeld, at: int) -> None:
     job = state.jobs[event.job]
     job.held = event.reason
-    state.releasable.pop(job.id, None)
+    state.release(job)
     if event.reason == "capacity":
-        state.unplaced[job.id] = None
+        state.unplace(job)
     state.dequeue(job)
 
 
 def evolve_runnable(state: Pool, event: JobRunnable, at: int) -> None:
     job = state.jobs[event.job]
     job.held = ""
-    state.releasable.pop(job.id, None)
-    state.unplaced.pop(job.id, None)
+    state.release(job)
     state.enqueue(job)
 
 
 def evolve_cancelled(state: Pool, event: JobCancelled, at: int) -> None:
     job = state.jobs[event.job]
     state.dequeue(job)
-    state.releasable.pop(job.id, None)
-    state.unplaced.pop(job.id, None)
+    state.release(job)
     job.cancelled = True
     job.dropped += job.count - job.ended - len(job.active)
     job.next = job.count
@@ -253,8 +264,7 @@ def evolve_finished(state: Pool, event: JobFinished, at: int) -> None:
     job = state.jobs.pop(event.job)
     assert not job.active and not job.leases, f"{job.id} finished with {len(job.active)} attempts open"
     state.dequeue(job)
-    state.unplaced.pop(job.id, None)
-    state.releasable.pop(job.id, None)
+    state.release(job)
     state.text_bytes -= len(job.text.data)
     for worker, number in job.told.items():
         state.workers[worker].cancels.pop(number, None)

@@ -7,13 +7,14 @@ with the number of queued tasks or of idle workers. Which workers to try is the 
 
 import heapq
 from collections.abc import Iterator
+from itertools import islice
 
 from events.base import runs_of
 from events.job import JobHeld, JobRunnable
 from events.task import TasksDue, TasksLeased
 from services.pool.commands import Advance, Place
 from services.pool.job import BOUND_BYTES, FACTS_BYTES_MAX, JobFact, another, cancel, due_tasks, unplaceable
-from services.pool.state import Job, Pool, Shape, ShapeKey, Worker
+from services.pool.state import Job, Pool, Shape, Worker
 
 TASKS_PER_PLACE_MAX = 8192
 LEASES_PER_PLACE_MAX = 512
@@ -60,10 +61,6 @@ def place(state: Pool, command: Place) -> list[TasksLeased]:
     number = state.number
     for job in _queue(state, worker, room):
         count = min(room.fits(job.cpus_milli, job.memory_bytes), job.ready)
-        if count <= 0:
-            if room.tasks <= 0:
-                break
-            continue
         for tasks, attempt in _pick(state, job, worker, count):
             number += 1
             room.take(job, len(tasks))
@@ -75,14 +72,27 @@ def place(state: Pool, command: Place) -> list[TasksLeased]:
 
 
 def _queue(state: Pool, worker: Worker, room: Room) -> Iterator[Job]:
-    """The queued jobs that this worker could take one task of, in the order in which they are served."""
-    shapes = [s for s in state.shapes.values() if worker.can_ever(s.key) and room.fits(s.key[1], s.key[2])]
+    """The queued jobs that this worker can take a task of, in the order in which they are served.
+
+    A shape is left as soon as it does not fit any more: how many of its jobs wait costs nothing.
+    """
+    shapes = [shape for shape in state.shapes.values() if worker.can_ever(shape.key)]
     for priority in range(10, 0, -1):
-        queues = [shape.queues[priority] for shape in shapes if priority in shape.queues]
-        if len(queues) == 1:
-            yield from queues[0]
-        elif queues:
-            yield from heapq.merge(*queues, key=lambda job: job.order)
+        shapes = [shape for shape in shapes if room.fits(*shape.key[1:])]
+        queues = [iter(shape.queues[priority]) for shape in shapes if priority in shape.queues]
+        heads = [(job.order, job, queue) for queue in queues if (job := next(queue, None))]
+        heapq.heapify(heads)
+        while heads:
+            _, job, queue = heads[0]
+            if room.fits(job.cpus_milli, job.memory_bytes):
+                yield job
+                following = next(queue, None)
+            else:
+                following = None
+            if following is None:
+                heapq.heappop(heads)
+            else:
+                heapq.heapreplace(heads, (following.order, following, queue))
 
 
 def _pick(state: Pool, job: Job, worker: Worker, count: int) -> Iterator[tuple[range | list[int], int]]:
@@ -148,18 +158,12 @@ def _due(state: Pool, now: int) -> Iterator[tuple[int, str, list[int]]]:
 def _capacity(state: Pool, most: int) -> list[JobFact]:
     """Hold queued jobs that no known machine could ever take, and queue held ones that one now can."""
     facts: list[JobFact] = []
-    why: dict[ShapeKey, str] = {}
     for shape in state.shapes.values():
         if short := unplaceable(state, shape.key):
             facts += [JobHeld(job.id, "capacity", short) for job in _idle_jobs(shape, most - len(facts))]
-    for name in state.unplaced:
-        if len(facts) >= most:
-            break
-        shape_key = state.jobs[name].shape
-        if shape_key not in why:
-            why[shape_key] = unplaceable(state, shape_key)
-        if not why[shape_key]:
-            facts.append(JobRunnable(name))
+    for key, jobs in state.unplaced.items():
+        if not unplaceable(state, key):
+            facts += map(JobRunnable, islice(jobs, most - len(facts)))
     return facts
 
 

@@ -19,6 +19,8 @@ from services.pool.state import Pool, ShapeKey
 from services.pool.worker import stale_leases
 from services.writer import Writer
 
+LOOKS_MAX = 1000
+"""At so many idle workers, times shapes, one pass looks: about a millisecond."""
 UNNUMBERED = 0
 """The number of an order that rides on every answer to a hello and is carried out each time."""
 
@@ -48,6 +50,11 @@ class PollDesk:
         self._parked: dict[WorkerId, Parked] = {}
         self._due: dict[WorkerId, None] = {}
         self._idle: dict[WorkerId, None] = {}
+        # Shapes with new work that idle ones are looked at for, those still to be looked at, and the shapes of which
+        # one of them left what it could take (to another machine).
+        self._sought: set[ShapeKey] = set()
+        self._looking: dict[WorkerId, None] = {}
+        self._spared: set[ShapeKey] = set()
 
     def take(self, worker: WorkerId, parked: Parked) -> None:
         """Park a poll that just came, in the place of the worker's earlier one."""
@@ -79,6 +86,9 @@ class PollDesk:
         """Forget what was concluded from a state that is void."""
         self._due.clear()
         self._idle.clear()
+        self._sought.clear()
+        self._looking.clear()
+        self._spared.clear()
 
     def expire(self) -> None:
         """Answer the polls that waited for long enough, or forget them where another control plane leads."""
@@ -108,14 +118,36 @@ class PollDesk:
             except GeneratorExit:  # the message is full: this worker is the next message's first
                 self._due[worker] = None
                 raise
+        yield from self._offer()
+
+    def _offer(self) -> Iterator[Item]:
+        """Look at the idle ones for the shapes with new work, LOOKS_MAX in a pass; the rest are the next pass's."""
+        state, looks = self._writer.state, 0
         if state.fresh:
-            for worker in list(self._idle):
-                if not state.fresh:
-                    break
-                yield from self._serve(worker)
-            for key in state.fresh:
-                state.shapes[key].stuck = not any(self._could_take(worker, key) for worker in self._idle)
+            self._sought |= state.fresh
             state.fresh.clear()
+            self._looking.update(self._idle)
+        self._sought &= state.shapes.keys()
+        while self._looking and self._sought:
+            if looks >= LOOKS_MAX:
+                self._writer.poke()
+                return
+            worker = next(iter(self._looking))
+            del self._looking[worker]
+            looks += len(self._sought)
+            if worker not in self._idle or not any(self._could_take(worker, key) for key in self._sought):
+                continue
+            try:
+                yield from self._serve(worker)
+            except GeneratorExit:
+                self._looking[worker] = None
+                raise
+            self._sought &= state.shapes.keys()
+        for key in self._sought:
+            state.shapes[key].stuck = key not in self._spared
+        self._sought.clear()
+        self._looking.clear()
+        self._spared.clear()
 
     def _serve(self, worker: WorkerId) -> Iterator[Item]:
         """Give a parked worker what there is for it, or leave it parked."""
@@ -136,6 +168,7 @@ class PollDesk:
             yield Item((), partial(self._tell, worker, parked))
         elif poll.room and plan.has_room(machine, poll.ahead):
             self._idle[worker] = None
+            self._spared.update(key for key in self._sought - self._spared if self._could_take(worker, key))
         else:
             self._idle.pop(worker, None)
 

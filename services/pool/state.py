@@ -198,7 +198,8 @@ class Pool:
         self.shapes: dict[ShapeKey, Shape] = {}
         self.fresh: set[ShapeKey] = set()
         self.freed: set[WorkerId] = set()
-        self.unplaced: dict[JobId, None] = {}
+        self.unplaced: dict[ShapeKey, dict[JobId, None]] = {}  # held since no known machine could ever take them
+        self.reach: dict[ShapeKey, str] = {}  # what `job.unplaceable` found, until a worker changes
 
     def enqueue(self, job: Job) -> None:
         """Put the job where its tasks can be leased, when it has any to lease and is not there already."""
@@ -225,6 +226,19 @@ class Pool:
             if not shape:
                 del self.shapes[job.shape]
                 self.fresh.discard(job.shape)
+
+    def unplace(self, job: Job) -> None:
+        """Note that no known machine could ever take the job."""
+        self.unplaced.setdefault(job.shape, {})[job.id] = None
+
+    def release(self, job: Job) -> None:
+        """Forget what the job waited for: it is queued, or over."""
+        self.releasable.pop(job.id, None)
+        same = self.unplaced.get(job.shape)
+        if same is not None and job.id in same:
+            del same[job.id]
+            if not same:
+                del self.unplaced[job.shape]
 
     def left(self, worker: Worker) -> None:
         """The worker takes nothing now: what was kept for another machine may go to those that are idle."""
@@ -285,6 +299,6 @@ def load(data: bytes) -> Pool:
         for other in job.waits_for:
             state.dependents.setdefault(other, []).append(job.id)
         if job.held == "capacity":
-            state.unplaced[job.id] = None
+            state.unplace(job)
         state.enqueue(job)
     return state

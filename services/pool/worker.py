@@ -249,6 +249,7 @@ def evolve_registered(state: Pool, event: WorkerRegistered, at: int) -> None:
             worker.reported = 0
         worker.session, worker.boot, worker.capacity = event.session, event.boot, event.capacity
         worker.state = "ready"
+    state.reach.clear()
     state.freed.add(event.worker)
 
 
@@ -262,6 +263,7 @@ def evolve_standing(
     worker = state.workers[event.worker]
     names = {WorkerReturned: "ready", WorkerUnreachable: "unreachable", WorkerLost: "lost", WorkerStopped: "stopped"}
     worker.state = names[type(event)]
+    state.reach.clear()
     state.freed.add(worker.id)
     state.left(worker)
 

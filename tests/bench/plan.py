@@ -95,10 +95,10 @@ async def _busy(passes: int, workers: int, share: int) -> list[Passes]:
             new = BenchWorker(pool.link, f"wnew{at:06d}", Capacity(CPUS, MEMORY))
 
             def join(answered: Callable[[], None], new: BenchWorker = new) -> None:
-                new.answered = answered
+                new.answered = lambda: answered() if new.held else None
                 new.join()
 
-            joins.append(await _timed(join, 2))  # the greeting, then its first tasks
+            joins.append(await _timed(join, 1))  # until it has its first tasks
             new.answered = lambda: None
             await pool.settle()
         found.append(Passes("a worker joins", joins))

@@ -128,7 +128,7 @@ async def check(pool: NaivePool, reads: Reads) -> None:
         while page.next:
             page = await reads.results(job.id, after_of(page.next), 2)
             found += page.rows
-        assert {(one.job, one.index, one.path) for one in found} == {one for one in pool.results if one[0] == job.id}
+        assert {(one.job, one.index, one.n) for one in found} == {one for one in pool.results if one[0] == job.id}
     listed = await all_jobs(reads, JobFilter(), 7)
     assert [row.job for row in listed] == [job.id for job in reversed(pool.jobs)]
     for state in {job.shown for job in pool.jobs}:
@@ -371,4 +371,4 @@ async def test_details_are_shown_with_their_task(database: Database, tmp_path: P
         reads = Reads(projector, database)
         rows = (await reads.tasks(job, "", 60, 10)).rows
         assert [(row.index, row.detail) for row in rows] == [(at, details[at]) for at in range(61, 71)]
-        assert len((await reads.results(job, (99, ""), 1000)).rows) == 51
+        assert len((await reads.results(job, (99, 99), 1000)).rows) == 51

@@ -131,9 +131,9 @@ async def test_the_next_attempt_is_followed_too(hive: Api, client: AsyncHive) ->
 async def test_a_task_that_never_ran_has_an_end_too(hive: Api, client: AsyncHive) -> None:
     job = await client.submit(["true"], count=3)
     following = asyncio.create_task(said(client, job.job, index=2))
-    await client.cancel(job, "no more")
+    await client.cancel(job)
     assert await asyncio.wait_for(following, WAIT_S) == []
-    assert (await client.wait(job)).reason == "no more"
+    assert (await client.wait(job)).reason == "cancelled"
 
 
 async def test_tasks_and_results_page_by_page(hive: Api, client: AsyncHive) -> None:

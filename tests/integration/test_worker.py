@@ -9,6 +9,7 @@ import signal
 import stat
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,7 +115,7 @@ class TestTasks:
         ],
     )
     async def test_what_cannot_be_started_is_rejected_with_the_reason(
-        self, at_work: Rig, command: list[str], more: dict[str, str], why: str
+        self, at_work: Rig, command: list[str], more: dict[str, Any], why: str
     ) -> None:
         ended = await at_work.pool.ended(at_work.pool.run([0, 0], TaskText(command=command, **more)))
         assert ended.end == "rejected"
@@ -206,10 +207,11 @@ class TestOutput:
         assert hashlib.sha256(at_work.pool.text(lease, stream=1)).hexdigest() == said
 
     async def test_it_comes_while_the_task_runs(self, at_work: Rig) -> None:
-        lease = at_work.pool.sh("echo first; while [ ! -e stop ]; do sleep 0.01; done; echo last")
+        stop = at_work.root / "stop"
+        lease = at_work.pool.sh(f"echo first; while [ ! -e {stop} ]; do sleep 0.01; done; echo last")
         await at_work.pool.until(lambda: at_work.pool.text(lease) == b"first\n", "the first line comes")
         assert 0 not in at_work.pool.ends(lease)
-        (at_work.root / "tasks" / f"{lease}.0" / "stop").touch()
+        stop.touch()
         await at_work.pool.ended(lease)
         assert at_work.pool.text(lease) == b"first\nlast\n"
 
@@ -236,8 +238,8 @@ class TestOutput:
     async def test_a_flood_neither_stops_the_task_nor_grows_memory(self, at_work: Rig) -> None:
         pool = at_work.pool
         pool.take_output = False
-        flood = pool.sh("head -c 30000000 /dev/zero; touch done; sleep 600")
-        flag = at_work.root / "tasks" / f"{flood}.0" / "done"
+        flag = at_work.root / "done"
+        flood = pool.sh(f"head -c 30000000 /dev/zero; touch {flag}; sleep 600")
         async with asyncio.timeout(30):
             while not flag.exists():
                 await asyncio.sleep(0.01)
@@ -247,8 +249,8 @@ class TestOutput:
     async def test_beyond_the_bound_it_is_cut_with_a_mark(self, rig: Rig) -> None:
         await rig.start(spool_bytes_max=300_000)
         rig.pool.take_output = False
-        lease = rig.pool.sh("head -c 1000000 /dev/zero; sleep 0.1; touch done; sleep 600")
-        flag = rig.root / "tasks" / f"{lease}.0" / "done"
+        flag = rig.root / "done"
+        lease = rig.pool.sh(f"head -c 1000000 /dev/zero; touch {flag}; sleep 600")
         async with asyncio.timeout(30):
             while not flag.exists():
                 await asyncio.sleep(0.01)
@@ -268,7 +270,7 @@ class TestFiles:
         )
         (detail,) = (await at_work.pool.ended(lease)).details
         assert at_work.pool.text(lease) == b"555\n"
-        assert [(file.path, file.size) for file in detail.results] == [("out/r", 6)]
+        assert [(file.n, file.size) for file in detail.results] == [(0, 6)]
         assert at_work.shelf.blobs[detail.results[0].digest] == b"input!"
         assert {ticket for _, _, ticket in at_work.shelf.asked} == {f"Ticket {TICKET}"}
 
@@ -330,7 +332,7 @@ class TestFiles:
         at_work.shelf.results["jother"] = [bad]
         ended = await at_work.pool.ended(at_work.pool.sh("true", inputs=[Input("parts", job="jother")]))
         assert ended.end == "rejected"
-        assert "inside the task's folder" in ended.reason
+        assert "input 'parts' does not lie inside the task's folder" in ended.reason
 
     async def test_each_task_may_have_arguments_environment_and_inputs_of_its_own(self, at_work: Rig) -> None:
         digest = at_work.shelf.put(b"own")
@@ -404,11 +406,12 @@ class TestPlatform:
 
     async def test_it_goes_on_without_the_platform_and_reports_afterwards(self, at_work: Rig) -> None:
         pool, server = at_work.pool, at_work.server
-        lease = pool.sh("while [ ! -e go ]; do sleep 0.01; done; echo done")
+        go = at_work.root / "go"
+        lease = pool.sh(f"while [ ! -e {go} ]; do sleep 0.01; done; echo done")
         await pool.until(lambda: pool.started(lease), "it starts")
         port = server.url
         await server.stop()
-        (at_work.root / "tasks" / f"{lease}.0" / "go").touch()
+        go.touch()
         with contextlib.suppress(LinkDown):
             await server.start()
         assert server.url == port
@@ -453,14 +456,14 @@ class TestLives:
 
     async def test_stopped_once_it_finishes_what_runs(self, rig: Rig) -> None:
         task = await rig.start()
-        lease = rig.pool.sh("while [ ! -e go ]; do sleep 0.01; done", [0, 4])
+        go = rig.root / "go"
+        lease = rig.pool.sh(f"while [ ! -e {go} ]; do sleep 0.01; done", [0, 4])
         await rig.pool.until(lambda: rig.pool.started(lease), "it starts")
         rig.agent.stop()
         assert "2 running" in rig.agent.waiting_for()
         await rig.pool.until(lambda: len(rig.pool.ends(lease)) == 3, "the waiting ones are given back")
         assert {ended.end for ended in rig.pool.ends(lease).values()} == {"returned"}
-        for index in (0, 1):
-            (rig.root / "tasks" / f"{lease}.{index}" / "go").touch()
+        go.touch()
         assert await asyncio.wait_for(task, 20) == 0
         assert rig.pool.reports[-1].bye
         assert rig.pool.ends(lease)[0].code == 0

@@ -19,6 +19,8 @@ from tests.needs import need
 from tests.worker_support import JOB, TICKET, Rig, rigged
 
 IMAGE = "hive-test-busybox"
+NOWHERE = "localhost:1/there-is-no-such-image"
+"""Looked for on this machine and nowhere else."""
 APPLETS = (
     "sh",
     "cat",
@@ -154,7 +156,7 @@ async def test_cancel(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("image", "command", "why"),
     [
-        ("hive-test-there-is-no-such-image", ["true"], "the image 'hive-test-there-is-no-such-image'"),
+        (NOWHERE, ["true"], f"the image {NOWHERE!r} is not on this machine"),
         (IMAGE, ["no-such-program"], "no-such-program"),
     ],
 )

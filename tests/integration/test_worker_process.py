@@ -82,11 +82,12 @@ async def pid_of(rig: Rig, lease: int) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_a_signal_finishes_what_runs(rig: Rig, agent: Process, number: signal.Signals) -> None:
-    lease = rig.pool.sh("while [ ! -e go ]; do sleep 0.01; done")
+    go = rig.root / "go"
+    lease = rig.pool.sh(f"while [ ! -e {go} ]; do sleep 0.01; done")
     await rig.pool.until(lambda: rig.pool.started(lease), "it starts")
     agent.process.send_signal(number)
     await rig.pool.until(lambda: rig.pool.polls[-1].room == 0, "it takes nothing new")
-    (rig.root / "tasks" / f"{lease}.0" / "go").touch()
+    go.touch()
     assert await agent.ended() == 0
     assert b"stopping: 1 running" in agent.said
     assert rig.pool.ends(lease)[0].code == 0

@@ -1,7 +1,7 @@
 """A control plane in a simulation: the real service, writer, turn and index, on a faulty way to the log."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -68,7 +68,7 @@ class SlowLog(FaultyLog):
         await self._wait()
         return found
 
-    async def read(self, subject: str, start: int) -> AsyncIterator[list[Entry]]:
+    async def read(self, subject: str, start: int) -> AsyncGenerator[list[Entry], None]:
         async for batch in self.log.read(subject, start):
             await self._open.wait()
             await self._wait()

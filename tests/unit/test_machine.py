@@ -64,7 +64,8 @@ def told(state: State, *orders: Order, now: int = 0) -> list[Instruction]:
 
 
 def done(state: State, lease: int, index: int, now: int = 0, **how: Any) -> list[Instruction]:
-    return step(state, Done([End(lease, index, **({"detail": Detail(wall_ms=1)} | how))], now))
+    fields: dict[str, Any] = {"detail": Detail(wall_ms=1), **how}
+    return step(state, Done([End(lease, index, **fields)], now))
 
 
 def starts(instructions: list[Instruction]) -> list[tuple[int, int]]:

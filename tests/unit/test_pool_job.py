@@ -2,6 +2,7 @@
 
 import pytest
 
+from events.catalog import AnyEvent
 from events.job import JobCancelled, JobFinished, JobHeld, JobRunnable, Retries
 from events.task import Detail, TasksDue, TasksFailed, TasksFinished, TasksRetried
 from services.pool.commands import Advance, CancelJob, Past
@@ -175,7 +176,7 @@ def test_many_jobs_are_held_in_parts() -> None:
 
 def test_a_queued_job_is_cancelled_at_once() -> None:
     story = Story().job("j1", 7)
-    assert story.cancel("j1", "enough") == [JobCancelled("j1", "enough"), JobFinished("j1", "cancelled", 0, 0, 7)]
+    assert story.cancel("j1") == [JobCancelled("j1"), JobFinished("j1", "cancelled", 0, 0, 7)]
 
 
 def test_a_running_job_is_cancelled_when_its_workers_say_so() -> None:
@@ -241,6 +242,7 @@ def test_a_lost_worker_does_not_keep_a_cancelled_job_open() -> None:
 
 def test_a_job_ends_with_its_last_task() -> None:
     story = Story().worker(cpus=1).job("j1", 3, retries=ONCE)
+    events: list[AnyEvent] = []
     for n, code in enumerate((0, 7, 0), 1):
         events = story.when(report(n, ended(story.lease(), "j1", [n - 1, n - 1], code=code)))
     assert events[-1] == JobFinished("j1", "failed", 2, 1, 0)

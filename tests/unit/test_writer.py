@@ -1,7 +1,7 @@
 """The writer: one answer a decision and only for what is in the log, whatever the network does."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -133,7 +133,7 @@ async def settled() -> None:
 
 
 @asynccontextmanager
-async def running(*planes: Plane) -> AsyncIterator[None]:
+async def running(*planes: Plane) -> AsyncGenerator[None]:
     tasks = [asyncio.create_task(plane.writer.run()) for plane in planes]
     try:
         yield
@@ -262,7 +262,7 @@ async def test_a_lost_acknowledgement_is_found_in_the_log(log: MemoryLog, a: Pla
 async def test_an_append_that_never_arrived_is_sent_again(log: MemoryLog, a: Plane) -> None:
     async with running(a):
         await a.leads()
-        a.log.faults += ["not_sent", "not_sent", "lost_ack"]
+        a.log.faults.extend(("not_sent", "not_sent", "lost_ack"))
         a.ask(submit("j1"))
         assert await a.answered() == [([None], 2)]
     assert jobs_in(log) == ["j1"]
