@@ -134,7 +134,7 @@ class Engine:
         try:
             params = {"stream": "false", "one-shot": "true"}
             # aiodocker's own call takes two samples, a second apart.
-            ask: Any = self._docker._query_json  # noqa: SLF001
+            ask: Any = self._docker._query_json  # noqa: SLF001 - there is no public call for one sample
             found: dict[str, Any] = await ask(f"containers/{container}/stats", params=params)
         except _FAILURES as error:
             raise _error(error) from None

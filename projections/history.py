@@ -38,7 +38,7 @@ from events.worker import (
 from projections.base import number_of, pairs, position_in
 from projections.board import failed_reason, held_reason
 
-VERSION = 1
+VERSION = 2
 RUN_TASKS_MAX = 4096
 """A row covers at most so many tasks, so that the rows that cover a task are found by their first one."""
 DETAIL_TASKS_MAX = 64

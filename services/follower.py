@@ -90,17 +90,20 @@ class Snapshotter:
             await self._due.wait()
             self._work = 0
             self._due.clear()
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "services.follower", str(self._data), start_new_session=True
-            )
-            try:
-                code = await process.wait()
-            except asyncio.CancelledError:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                raise
-            if code:
+            if code := await self.follow():
                 _log.warning("snapshot.failed", code=code)
+
+    async def follow(self) -> int:
+        """Run a follower; its exit code."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.follower", str(self._data), start_new_session=True
+        )
+        try:
+            return await process.wait()
+        except asyncio.CancelledError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            raise
 
 
 async def _main(data: Path) -> None:

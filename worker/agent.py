@@ -29,9 +29,10 @@ from worker import identity, leftovers, place, usage
 from worker.api import Api
 from worker.cache import CACHE_BYTES_MAX, Cache
 from worker.container import ContainerExecutor
+from worker.launch import require_linux
 from worker.messages import Denial, Ordered, Quit, Stop
 from worker.output import SPOOL_BYTES_MAX, OutputDesk
-from worker.process import ProcessExecutor, require_linux
+from worker.process import ProcessExecutor
 from worker.shell import Shell, clock
 from worker.spool import Spool
 from worker.state import State, next_poll, waiting_count

@@ -122,7 +122,7 @@ class Api:
         found: list[ResultFile] = []
         after = ""
         while True:
-            page = await self._retry(lambda: self._results(job, ticket, position, after), RETRY_S)  # noqa: B023
+            page = await self._retry(lambda: self._results(job, ticket, position, after), RETRY_S)  # noqa: B023 - it is called before `after` changes
             found += page.results
             if not page.next:
                 return found

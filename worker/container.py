@@ -15,7 +15,7 @@ from events.protocol import Run
 from events.task import AttemptEnd
 from infra.engine import Attached, Engine, EngineError
 from worker import tree
-from worker.process import GRACE_S, Launch, Ran, Rejected
+from worker.launch import GRACE_S, Launch, Ran, Rejected
 from worker.state import Key
 
 HOME = "/work"

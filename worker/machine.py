@@ -39,7 +39,7 @@ RUNNING_MAX = 512
 """Processes at once, however small: each takes a few file descriptors."""
 STARTED_MS = 50
 """A task that runs this long is reported as started; a shorter one only as ended."""
-HOLD_MS = 20
+HOLD_MS = 40
 """While more tasks wait, ends are collected this long: nobody waits for a single one of them."""
 HOLD_ENDS_MAX = 512
 WAIT_MS = 2000

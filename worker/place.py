@@ -17,7 +17,7 @@ from events.spec import Each, Input
 from events.task import FileRef
 from worker.api import Api, Unavailable
 from worker.cache import Cache
-from worker.process import Rejected
+from worker.launch import Rejected
 from worker.state import Key
 
 EACH_JOBS_MAX = 8

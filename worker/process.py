@@ -6,27 +6,24 @@ are only watched when the task lives longer than YOUNG_S; a shorter one's output
 """
 
 import asyncio
-import contextlib
 import os
 import resource
 import select
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable
 
 from events.protocol import Run
 from events.task import AttemptEnd
 from worker import tree
+from worker.launch import GRACE_S, Launch, Ran, Rejected, keep_to_ourselves, why_not
 from worker.orphans import Orphans
 from worker.state import Key
 
 YOUNG_S = 0.01
 LOOK_S = 0.25
 """How often memory, and processes that left their task, are looked at."""
-GRACE_S = 5.0
-"""Between SIGTERM and SIGKILL."""
 READ_BYTES = 64 * 1024
 READS_MAX = 16
 """Reads of one pipe in a row, so that a task that floods does not keep the others waiting."""
@@ -39,31 +36,6 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 STDOUT, STDERR = 1, 2
 SIGNAL_BASE = 128
 _RESET = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-
-
-class Rejected(Exception):
-    """The task cannot be started as it was asked for; the text says why."""
-
-
-class Launch:
-    """A task ready to run. `folder` exists and is private to it."""
-
-    __slots__ = ("args", "env", "folder", "index", "order")
-
-    def __init__(self, order: Run, index: int, folder: str, args: list[str], env: dict[str, str]) -> None:
-        self.order, self.index, self.folder, self.args, self.env = order, index, folder, args, env
-
-
-class Ran:
-    """How an attempt's processes ended. Times in ms, memory in bytes (0: too short to be measured)."""
-
-    __slots__ = ("code", "cpu_ms", "end", "key", "memory_peak", "order", "reason", "started_at", "wall_ms")
-
-    def __init__(self, order: Run, index: int, end: AttemptEnd, code: int = 0, reason: str = "") -> None:
-        self.order, self.key = order, (order.number, index)
-        self.end: AttemptEnd = end
-        self.code, self.reason = code, reason
-        self.started_at = self.wall_ms = self.cpu_ms = self.memory_peak = 0
 
 
 class Process:
@@ -123,7 +95,7 @@ class ProcessExecutor:
         self._timer: asyncio.TimerHandle | None = None
         self._next_look = 0.0
         self._orphans = Orphans(owns_children)
-        _keep_to_ourselves()
+        keep_to_ourselves()
         self._loop.add_reader(self._epoll.fileno(), self._ready)
 
     def close(self) -> None:
@@ -219,7 +191,7 @@ class ProcessExecutor:
             )
         except OSError as error:
             self._found.clear()
-            raise Rejected(_why_not(args, error)) from None
+            raise Rejected(why_not(args, error)) from None
         except ValueError as error:
             raise Rejected(f"the command or environment cannot be passed on: {error}") from None
 
@@ -273,13 +245,12 @@ class ProcessExecutor:
     def _unwatch(self, process: Process, stream: int) -> None:
         fd = process.pipes[stream - 1]
         if fd >= 0:
-            self._by_fd.pop(fd, None)
-            os.close(fd)  # which takes it out of the epoll, too
+            if self._by_fd.pop(fd, None) is not None:
+                self._epoll.unregister(fd)
+            os.close(fd)
             process.pipes[stream - 1] = -1
 
     def _reap(self, process: Process) -> None:
-        if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            return  # not ended after all
         # While the leader is not reaped its group's number cannot be given to others: end the group first.
         tree.signal_group(process.pid, signal.SIGKILL)
         _, status, used = os.wait4(process.pid, 0)
@@ -307,6 +278,9 @@ class ProcessExecutor:
     def _drop(self, process: Process) -> None:
         for stream in (STDOUT, STDERR):
             self._unwatch(process, stream)
+        # Closing is not enough: a child on its way to its program has a copy for a moment, and until that is gone the
+        # epoll would go on telling of it, by a number that is another task's by then.
+        self._epoll.unregister(process.pidfd)
         del self._by_fd[process.pidfd]
         os.close(process.pidfd)
         for timer in (process.limit, process.grace):
@@ -373,32 +347,3 @@ class ProcessExecutor:
     def _signal(self, process: Process, number: signal.Signals) -> None:
         tree.signal_tree(process.pid, number)
         tree.signal_all(self._orphans.of(process.key), number)
-
-
-def _keep_to_ourselves() -> None:
-    """Files that we were started with open are not for tasks. What Python opens never is."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > STDERR:
-            with contextlib.suppress(OSError):  # the listing's own
-                os.set_inheritable(int(name), False)
-
-
-def _why_not(args: list[str], error: OSError) -> str:
-    name = args[0]
-    if isinstance(error, FileNotFoundError):
-        return f"command not found: {name!r} (or the interpreter that its first line names)"
-    if isinstance(error, PermissionError):
-        return f"{name!r} is not an executable file; make it one (chmod +x) or name its interpreter"
-    if error.errno == 8:
-        return f"{name!r} is not a program that this machine can run; a script needs a first line such as #!/bin/sh"
-    if error.errno == 7:
-        return "the arguments and environment are too long for this machine; pass them in a file"
-    return f"{name!r} could not be started: {error.strerror}"
-
-
-def require_linux() -> None:
-    """Exit with a clear message on a system without pidfds."""
-    if not hasattr(os, "pidfd_open"):
-        with contextlib.suppress(BrokenPipeError):
-            sys.stderr.write("a worker needs Linux 5.3 or newer\n")
-        raise SystemExit(1)

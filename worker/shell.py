@@ -13,6 +13,7 @@ from events.task import AttemptEnd, Detail, FileRef
 from worker import machine
 from worker.api import Unavailable
 from worker.container import ContainerExecutor
+from worker.launch import GRACE_S, Launch, Ran, Rejected
 from worker.messages import (
     Answered,
     Began,
@@ -33,7 +34,7 @@ from worker.messages import (
 )
 from worker.output import OutputDesk
 from worker.place import NotWritten, Places
-from worker.process import GRACE_S, Launch, ProcessExecutor, Ran, Rejected
+from worker.process import ProcessExecutor
 from worker.spool import Spool
 from worker.state import Key, State
 

@@ -16,7 +16,7 @@ from events.task import (
     TasksStarted,
 )
 from services.pool.commands import CancelJob, Refused, Submit
-from services.pool.state import Job, Lease, Pool, Retry, ShapeKey
+from services.pool.state import Job, Lease, Pool, Retry, ShapeKey, Worker
 
 JOBS_MAX = 1_000_000
 TEXT_BYTES_MAX = 1024**3
@@ -98,8 +98,13 @@ def unplaceable(state: Pool, shape: ShapeKey) -> str:
 
 
 def _unplaceable(state: Pool, shape: ShapeKey) -> str:
-    known = [worker for worker in state.workers.values() if worker.known]
-    if not known or any(worker.can_ever(shape) for worker in known):
+    known: list[Worker] = []
+    for worker in state.workers.values():
+        if worker.known:
+            if worker.can_ever(shape):
+                return ""
+            known.append(worker)
+    if not known:
         return ""
     kind, cpus, memory = shape
     fit = [worker.capacity for worker in known if kind in worker.capacity.kinds]

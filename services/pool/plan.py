@@ -78,7 +78,6 @@ def _queue(state: Pool, worker: Worker, room: Room) -> Iterator[Job]:
     """
     shapes = [shape for shape in state.shapes.values() if worker.can_ever(shape.key)]
     for priority in range(10, 0, -1):
-        shapes = [shape for shape in shapes if room.fits(*shape.key[1:])]
         queues = [iter(shape.queues[priority]) for shape in shapes if priority in shape.queues]
         heads = [(job.order, job, queue) for queue in queues if (job := next(queue, None))]
         heapq.heapify(heads)

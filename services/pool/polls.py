@@ -4,6 +4,7 @@ A worker is `due` when it has just polled or its capacity changed, and `idle` wh
 when a shape has new work, the idle ones are looked at, once.
 """
 
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -48,12 +49,13 @@ class PollDesk:
         self._writer, self._book, self._send = writer, book, send
         self._clock, self._monotonic = clock, monotonic
         self._parked: dict[WorkerId, Parked] = {}
-        self._due: dict[WorkerId, None] = {}
+        self._due: OrderedDict[WorkerId, None] = OrderedDict()  # a dict is slow at giving its first away
         self._idle: dict[WorkerId, None] = {}
         # Shapes with new work that idle ones are looked at for, those still to be looked at, and the shapes of which
         # one of them left what it could take (to another machine).
         self._sought: set[ShapeKey] = set()
-        self._looking: dict[WorkerId, None] = {}
+        self._looking: deque[WorkerId] = deque()
+        self._round = False  # whether all idle ones are to be looked at (again)
         self._spared: set[ShapeKey] = set()
 
     def take(self, worker: WorkerId, parked: Parked) -> None:
@@ -89,6 +91,7 @@ class PollDesk:
         self._sought.clear()
         self._looking.clear()
         self._spared.clear()
+        self._round = False
 
     def expire(self) -> None:
         """Answer the polls that waited for long enough, or forget them where another control plane leads."""
@@ -109,8 +112,7 @@ class PollDesk:
                 self._due[worker] = None
         state.freed.clear()
         while self._due:
-            worker = next(iter(self._due))
-            del self._due[worker]
+            worker, _ = self._due.popitem(last=False)
             if worker not in self._parked:
                 continue
             try:
@@ -126,21 +128,24 @@ class PollDesk:
         if state.fresh:
             self._sought |= state.fresh
             state.fresh.clear()
-            self._looking.update(self._idle)
+            self._round = True
         self._sought &= state.shapes.keys()
-        while self._looking and self._sought:
+        while self._sought and (self._looking or self._round):
+            if not self._looking:
+                self._looking.extend(self._idle)
+                self._round = False
+                continue
             if looks >= LOOKS_MAX:
                 self._writer.poke()
                 return
-            worker = next(iter(self._looking))
-            del self._looking[worker]
+            worker = self._looking.popleft()
             looks += len(self._sought)
             if worker not in self._idle or not any(self._could_take(worker, key) for key in self._sought):
                 continue
             try:
                 yield from self._serve(worker)
             except GeneratorExit:
-                self._looking[worker] = None
+                self._looking.appendleft(worker)
                 raise
             self._sought &= state.shapes.keys()
         for key in self._sought:
@@ -148,6 +153,7 @@ class PollDesk:
         self._sought.clear()
         self._looking.clear()
         self._spared.clear()
+        self._round = False
 
     def _serve(self, worker: WorkerId) -> Iterator[Item]:
         """Give a parked worker what there is for it, or leave it parked."""

@@ -230,7 +230,7 @@ class PoolService:
                 wanted.update((command.fact.job, *command.fact.after))
             elif isinstance(command, CancelJob):
                 wanted.add(command.job)
-        wanted -= jobs.keys()
+        wanted = {name for name in wanted if name not in jobs}  # not `-=`, which would go through all jobs
         if not wanted:
             return
         found = {name: Past(known.digest, known.state) for name, known in self._index.lookup(wanted).items()}

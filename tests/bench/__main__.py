@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import sys
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import uvloop
@@ -10,14 +11,15 @@ import uvloop
 from tests.bench.benches import BENCHES, REPLAY_JOBS, WARM_UP, Measured, replay
 from tests.bench.figures import Figure, commit, machine, median, peer, quantile
 from tests.bench.hive import hive
+from tests.bench.memory import MEMORY_JOBS, memory
+from tests.bench.plan import plan
 from tests.system import SystemFailed
 
 
 async def measure(name: str, runs: int, count: int, python: str) -> Figure:
     """`runs` times the benchmark, in turns with its peer when an interpreter for that is given."""
-    if name == "replay":
-        rates = await replay(count or REPLAY_JOBS)
-        return Figure(name, median(rates), "events/s", rates, commit=commit(), machine=machine())
+    if name in ALONE:
+        return await ALONE[name](runs, count)
     bench = BENCHES[name]
     measured: list[Measured] = []
     peers: list[float] = []
@@ -32,6 +34,10 @@ async def measure(name: str, runs: int, count: int, python: str) -> Figure:
             label = said["peer"]
             peers.append(float(said[figure]))
     value, waits = median([m.value for m in measured]), [wait for m in measured for wait in m.latencies]
+    limit = None
+    if bench.limit:
+        said = await asyncio.to_thread(peer, sys.executable, bench.limit, count or bench.size)
+        limit = {"name": said["limit"], "value": said[bench.peers[0][1]]}
     ratio = None
     if peers:
         ratio = round(median(peers) / value if bench.less_is_better else value / median(peers), 2)
@@ -46,13 +52,46 @@ async def measure(name: str, runs: int, count: int, python: str) -> Figure:
         ratio,
         commit(),
         machine(),
+        limit,
     )
+
+
+async def _replay(runs: int, count: int) -> Figure:
+    found = await replay(count or REPLAY_JOBS, runs)
+    rates = [one["events_per_s"] for one in found]
+    parts = {"log": {name: found[0][name] for name in ("events", "messages", "before_mib", "peak_mib")}}
+    return Figure("replay", median(rates), "events/s", rates, commit=commit(), machine=machine(), parts=parts)
+
+
+async def _plan(runs: int, count: int) -> Figure:
+    """The slowest kind of pass, by its median; `count` divides the queue."""
+    found: dict[str, list[list[float]]] = {}
+    for _ in range(runs):
+        for name, waits in await plan(share=count or 1):
+            found.setdefault(name, []).append(waits)
+    every = {name: [wait for run in waits for wait in run] for name, waits in found.items()}
+    parts = {name: {"p50_ms": quantile(waits, 0.5), "p99_ms": quantile(waits, 0.99)} for name, waits in every.items()}
+    worst = max(parts, key=lambda name: parts[name]["p50_ms"])
+    p50, p99 = parts[worst]["p50_ms"], parts[worst]["p99_ms"]
+    medians = [quantile(run, 0.5) for run in found[worst]]
+    return Figure("plan", p50, "ms", medians, p50, p99, commit=commit(), machine=machine(), parts=parts)
+
+
+async def _memory(runs: int, count: int) -> Figure:
+    """The control plane with a million tasks in an array, then with 100,000 jobs (or `count`) of one task."""
+    found = [await memory(count or MEMORY_JOBS) for _ in range(runs)]
+    most = [max(part["mib"] for part in parts.values()) for parts in found]
+    return Figure("memory", median(most), "MiB", most, commit=commit(), machine=machine(), parts=found[-1])
+
+
+ALONE: dict[str, Callable[[int, int], Awaitable[Figure]]] = {"replay": _replay, "plan": _plan, "memory": _memory}
+"""Those without a peer, and what makes their figure of (runs, count)."""
 
 
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="hivectl bench", description=__doc__)
-    parser.add_argument("name", choices=[*BENCHES, "replay"])
+    parser.add_argument("name", choices=[*BENCHES, *ALONE])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--runs", type=int, default=3, help="how many times (default 3)")
     parser.add_argument("--count", type=int, default=0, help="how many tasks (default: the benchmark's own)")
@@ -71,6 +110,10 @@ def main() -> int:
         print(f"  p50 {figure.p50_ms:g} ms, p99 {figure.p99_ms:g} ms")
     if figure.peer is not None:
         print(f"  {figure.peer['name']}: {figure.peer['value']:g} {figure.unit}; ratio {figure.ratio:g}")
+    if figure.limit is not None:
+        print(f"  the machine's limit ({figure.limit['name']}): {figure.limit['value']:g} {figure.unit}")
+    for name, values in (figure.parts or {}).items():
+        print(f"  {name}: {', '.join(f'{key} {value:g}' for key, value in values.items())}")
     return 0
 
 

@@ -73,18 +73,17 @@ async def processes(client: AsyncHive, count: int) -> Measured:
     return Measured(count / seconds, [])
 
 
-async def replay(count: int) -> list[float]:
-    """Events per second folded into the board by a fresh process, from the first message, decoding included.
-
-    The log is one that a hive really wrote: arrays and single jobs.
+async def replay(count: int, runs: int) -> list[dict[str, float]]:
+    """Events per second folded into the board by a fresh process, from the first message, decoding included, and the
+    most memory (MiB) it ever had. The log is one that a hive really wrote: arrays and single jobs.
     """
     data = Path(tempfile.mkdtemp(prefix="hive-bench-"))
     try:
         async with hive(keep=data) as (client, _):
             await single(client, count)
             await throughput(client, count * 10)
-        rates: list[float] = []
-        for _ in range(3):
+        found: list[dict[str, float]] = []
+        for _ in range(runs):
             done = await asyncio.to_thread(
                 subprocess.run,
                 [sys.executable, "-m", "tests.bench.refold", str(data)],
@@ -94,8 +93,8 @@ async def replay(count: int) -> list[float]:
             )
             if done.returncode:
                 raise BenchFailed(done.stderr[-2000:])
-            rates.append(float(msgspec.json.decode(done.stdout.splitlines()[-1])["events_per_s"]))
-        return rates
+            found.append(msgspec.json.decode(done.stdout.splitlines()[-1], type=dict[str, float]))
+        return found
     finally:
         shutil.rmtree(data, ignore_errors=True)
 
@@ -108,6 +107,7 @@ class Bench(NamedTuple):
     unit: str
     peers: tuple[tuple[str, str], ...] = ()
     less_is_better: bool = False
+    limit: str = ""
     workers: int = 2
     cpus: int = 2
 
@@ -116,7 +116,9 @@ BENCHES: dict[str, Bench] = {
     "throughput": Bench(throughput, 200_000, "tasks/s", (("ray_tasks.py", "tasks_per_s"),)),
     "single": Bench(single, 10_000, "jobs/s", (("ray_tasks.py", "tasks_per_s"),)),
     "latency": Bench(latency, 500, "ms", (("ray_tasks.py", "p50_ms"),), less_is_better=True),
-    "processes": Bench(processes, 5_000, "processes/s", (("hq_processes.py", "processes_per_s"),), workers=1),
+    "processes": Bench(
+        processes, 5_000, "processes/s", (("hq_processes.py", "processes_per_s"),), workers=1, limit="spawn_limit.py"
+    ),
 }
 REPLAY_JOBS = 20_000
 Peer = dict[str, Any]

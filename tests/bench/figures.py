@@ -15,8 +15,10 @@ PEERS = Path(__file__).parent / "peers"
 PEER_S = 600
 
 
-class Figure(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The median of `runs`; `ratio` is value / peer's value, or peer's / value where less is better."""
+class Figure(msgspec.Struct, frozen=True):
+    """The median of `runs`; `ratio` is value / peer's value, or peer's / value where less is better. `limit`: what the
+    machine itself gives, where that can be measured; `parts`: of what the figure is made.
+    """
 
     bench: str
     value: float
@@ -28,7 +30,8 @@ class Figure(msgspec.Struct, frozen=True, omit_defaults=True):
     ratio: float | None = None
     commit: str = ""
     machine: str = ""
-    note: str = ""
+    limit: dict[str, Any] | None = None
+    parts: dict[str, dict[str, float]] | None = None
 
 
 def quantile(values: list[float], part: float) -> float:

@@ -134,26 +134,26 @@ async def _idle(passes: int, workers: int) -> list[Passes]:
         await pool.settle()
         gc.freeze()
         waits: list[float] = []
+        taken: list[BenchWorker] = []
+        told: list[Callable[[], None]] = []
+        for machine in (*machines, large):
+            machine.answered = lambda machine=machine: (taken.append(machine), told[-1]())[1]
         for _ in range(passes):
-            taken: list[BenchWorker] = []
 
-            def start(answered: Callable[[], None], taken: list[BenchWorker] = taken) -> None:
-                for machine in (*machines, large):
-                    machine.answered = lambda machine=machine: (taken.append(machine), answered())[0]
+            def start(answered: Callable[[], None]) -> None:
+                told.append(answered)
                 pool.ask([pool.fact()], lambda data: answered())
 
             waits.append(await _timed(start, 2))
             await pool.settle()
-            taken[0].answered = lambda: None
-            taken[0].end()
+            taken.pop().end()
             await pool.settle()
-        for machine in (*machines, large):
-            machine.answered = lambda: None
         found.append(Passes("a job arrives, all are idle", waits))
         await pool.submit([pool.fact(cpus=LARGE_CPUS)])
         await pool.settle()
         assert large.held
         hopeless: list[float] = []
+        told.append(lambda: None)
         for at in range(PASSES_OF_MANY):
             # Each of another size: none is known to be hopeless already.
             hopeless.append(await _submitted(pool, LARGE_CPUS - 1 - at))

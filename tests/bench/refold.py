@@ -1,6 +1,9 @@
-"""Fold a hive's log into the board, in a process of its own: `python -m tests.bench.refold DATA` prints events per second."""
+"""Fold a hive's log into the board, in a process of its own: `python -m tests.bench.refold DATA` prints events per second, and
+the most memory (MiB) that this process had before and until the end.
+"""
 
 import json
+import resource
 import sys
 import time
 from pathlib import Path
@@ -16,6 +19,10 @@ from projections.board import fold
 from projections.board_state import Board
 
 
+def _peak_mib() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
 async def main(data: Path) -> None:
     """Start the folder's nats-server, read EVENTS from the first message, fold, and say how fast."""
     folder = Folder(data)
@@ -25,6 +32,7 @@ async def main(data: Path) -> None:
         link = await Link.open(server.url, server.platform_seed, "hive bench refold")
         log = JetStreamLog(link)
         last, board, events = await log.last("evt.>"), Board(), 0
+        before = _peak_mib()
         start = time.perf_counter()
         reader = log.read("evt.>", 1)
         async for batch in reader:
@@ -37,7 +45,8 @@ async def main(data: Path) -> None:
         seconds = time.perf_counter() - start
         await reader.aclose()
         await link.close()
-        print(json.dumps({"events": events, "messages": last, "events_per_s": round(events / seconds)}))
+        figures = {"events": events, "messages": last, "events_per_s": round(events / seconds)}
+        print(json.dumps({**figures, "before_mib": before, "peak_mib": _peak_mib()}))
     finally:
         await server.stop()
 

@@ -152,7 +152,7 @@ def test_the_same_idempotency_key_never_makes_two_jobs(hive: Hive) -> None:
 
 def test_a_job_can_be_cancelled(hive: Hive) -> None:
     id = hive.ok("submit", "--quiet", "--", "sleep", "600").strip()
-    hive.ok("job", "cancel", id, "--reason", "enough")
+    hive.ok("job", "cancel", id)
     hive.until("it is cancelled", lambda: hive.ok("job", "show", "--quiet", id).strip() == "cancelled")
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import io
+import os
 import shutil
 import tarfile
 from collections.abc import AsyncGenerator
@@ -18,7 +19,9 @@ from infra.engine import Engine
 from tests.needs import need
 from tests.worker_support import JOB, TICKET, Rig, rigged
 
-IMAGE = "hive-test-busybox"
+IMAGE = "localhost:1/hive-test-busybox"
+TAG = f"test-{os.getpid()}"
+"""Its own in each process that runs tests."""
 NOWHERE = "localhost:1/there-is-no-such-image"
 """Looked for on this machine and nowhere else."""
 APPLETS = (
@@ -42,7 +45,7 @@ APPLETS = (
 
 
 @pytest.fixture
-async def image() -> str:
+async def image() -> AsyncGenerator[str]:
     """An image with one static program, imported: nothing is downloaded."""
     need("docker")
     need("busybox")
@@ -58,12 +61,13 @@ async def image() -> str:
     docker: Any = aiodocker.Docker()
     try:
         async with docker._query(
-            "images/create", "POST", params={"fromSrc": "-", "repo": IMAGE}, data=archive.getvalue()
+            "images/create", "POST", params={"fromSrc": "-", "repo": IMAGE, "tag": TAG}, data=archive.getvalue()
         ) as answer:
             await answer.read()
+        yield f"{IMAGE}:{TAG}"
+        await docker.images.delete(f"{IMAGE}:{TAG}", force=True)
     finally:
         await docker.close()
-    return IMAGE
 
 
 @pytest.fixture
@@ -87,7 +91,9 @@ async def nothing_left(rig: Rig) -> None:
 
 def sh(rig: Rig, script: str, **more: Any) -> int:
     text = {name: more.pop(name) for name in ("env", "cwd", "inputs", "results") if name in more}
-    return rig.pool.run([0, 0], TaskText(command=["sh", "-c", script], image=IMAGE, **text), kind="container", **more)
+    return rig.pool.run(
+        [0, 0], TaskText(command=["sh", "-c", script], image=f"{IMAGE}:{TAG}", **text), kind="container", **more
+    )
 
 
 async def test_the_capacity_says_so(rig: Rig) -> None:
@@ -125,7 +131,7 @@ async def test_much_output_of_any_bytes(rig: Rig) -> None:
 async def test_it_is_confined(rig: Rig) -> None:
     lease = sh(
         rig,
-        "touch /x 2>/dev/null && echo wrote; touch /tmp/x && touch /work/x && echo may; "
+        "touch /x 2>/dev/null && echo wrote; touch /tmp/x && touch $PWD/x && echo may; "
         "cat /proc/net/dev | wc -l; cat /proc/self/status | tr '\\t' ' '",
     )
     await rig.pool.ended(lease)
@@ -154,15 +160,16 @@ async def test_cancel(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "command", "why"),
+    ("asked", "command", "why"),
     [
         (NOWHERE, ["true"], f"the image {NOWHERE!r} is not on this machine"),
-        (IMAGE, ["no-such-program"], "no-such-program"),
+        ("", ["no-such-program"], "no-such-program"),
     ],
 )
-async def test_what_cannot_be_started_is_rejected(rig: Rig, command: list[str], why: str, request: Any) -> None:
-    image = request.node.callspec.params["image"]
-    lease = rig.pool.run([0, 0], TaskText(command=command, image=image), kind="container")
+async def test_what_cannot_be_started_is_rejected(
+    rig: Rig, image: str, asked: str, command: list[str], why: str
+) -> None:
+    lease = rig.pool.run([0, 0], TaskText(command=command, image=asked or image), kind="container")
     ended = await rig.pool.ended(lease)
     assert ended.end == "rejected"
     assert why in ended.reason

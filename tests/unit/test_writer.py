@@ -1,146 +1,16 @@
 """The writer: one answer a decision and only for what is in the log, whatever the network does."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
-
 import pytest
 
-from events import catalog
-from events.base import Sealed
-from events.catalog import MESSAGE_BYTES_MAX, AnyEvent, Decision, Message, pool_subject
-from events.job import JobSubmitted
+from events.catalog import Decision
 from events.log import MemoryLog
 from events.pool import WriterLed
 from services.hosting import Item
 from services.pool import model
-from services.pool.commands import CancelJob, Refused, Submit
-from services.pool.model import NewerFormat
-from services.pool.service import PoolModel
-from services.pool.state import Pool
-from services.writer import QUEUE_COMMANDS_MAX, Writer
-from tests.faulty_log import FaultyLog
-from tests.pool_support import T0, fact, normal, submit
-
-SUBJECT = pool_subject("p")
-
-
-class Host:
-    """Writes down what a writer tells its service; keeps ids as the index does."""
-
-    def __init__(self) -> None:
-        self.noted: dict[str, str] = {}
-        self.sure: dict[str, str] = {}
-        self.position = self.resets = self.led = 0
-        self.closings: list[Item] = []
-
-    def behind(self, last: int) -> int:
-        return self.position
-
-    def prepare(self, item: Item) -> None:
-        pass
-
-    def closing(self, now: int) -> Iterator[Item]:
-        while self.closings:
-            yield self.closings.pop(0)
-
-    def folded(self, event: AnyEvent, at: int) -> None:
-        if isinstance(event, JobSubmitted):
-            self.noted[event.job] = event.digest
-
-    def committed(self, position: int) -> None:
-        self.sure |= self.noted
-        self.noted, self.position = {}, position
-
-    def leading(self) -> None:
-        self.led += 1
-
-    def reset(self) -> None:
-        self.resets += 1
-        self.noted = {}
-
-
-class Turn:
-    """Leads when it is told that nobody does."""
-
-    def __init__(self) -> None:
-        self.free = asyncio.Event()
-        self.taken = False
-
-    async def wait(self) -> None:
-        await self.free.wait()
-
-    def take(self) -> None:
-        self.taken = True
-
-    def leave(self) -> None:
-        self.taken = False
-        self.free.clear()
-
-
-class Snapshots:
-    """At most one snapshot."""
-
-    def __init__(self) -> None:
-        self.saved: tuple[int, Pool] | None = None
-
-    def latest(self, last: int) -> tuple[int, Pool] | None:
-        return self.saved if self.saved and self.saved[0] <= last else None
-
-
-class Plane:
-    """A writer with everything around it."""
-
-    def __init__(self, log: MemoryLog, name: str = "a") -> None:
-        self.log, self.name = FaultyLog(log), name
-        self.host, self.turn, self.snapshots, self.clock = Host(), Turn(), Snapshots(), T0
-        self.writer: Writer[Pool] = Writer(
-            self.log, PoolModel("p", "1"), self.host, self.turn, self.snapshots, name, lambda: self.clock
-        )
-        self.answers: list[tuple[list[Any], int]] = []
-
-    def ask(self, *commands: Any, **more: Any) -> bool:
-        """Offer commands; the answer will be in `answers`."""
-
-        def done(outcomes: list[Any], position: int) -> None:
-            self.answers.append((outcomes, position))
-
-        return self.writer.offer(Item(commands, done, **more))
-
-    async def answered(self, count: int = 1) -> list[tuple[list[Any], int]]:
-        await until(lambda: len(self.answers) >= count)
-        assert len(self.answers) == count
-        return self.answers
-
-    async def leads(self) -> "Plane":
-        self.turn.free.set()
-        await until(lambda: self.writer.leads)
-        return self
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a fact."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
-async def settled() -> None:
-    """Give everyone who could act their turn."""
-    for _ in range(50):
-        await asyncio.sleep(0)
-
-
-@asynccontextmanager
-async def running(*planes: Plane) -> AsyncGenerator[None]:
-    tasks = [asyncio.create_task(plane.writer.run()) for plane in planes]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+from services.pool.commands import CancelJob, Refused
+from services.writer import QUEUE_COMMANDS_MAX
+from tests.pool_support import fact, normal, submit
+from tests.writer_support import Plane, folded, jobs_in, messages, running, settled, until
 
 
 @pytest.fixture
@@ -156,22 +26,6 @@ def a(log: MemoryLog) -> Plane:
 @pytest.fixture
 def b(log: MemoryLog) -> Plane:
     return Plane(log, "b")
-
-
-def messages(log: MemoryLog) -> list[Message]:
-    return [catalog.decode(entry.data) for entry in log.entries]
-
-
-def jobs_in(log: MemoryLog) -> list[str]:
-    return [event.job for one in messages(log) for event in one.events() if isinstance(event, JobSubmitted)]
-
-
-def folded(log: MemoryLog) -> Pool:
-    state = Pool("p")
-    for message in messages(log):
-        for event in message.events():
-            model.evolve(state, event, message.at)
-    return state
 
 
 # In good weather
@@ -415,104 +269,3 @@ async def test_two_that_take_the_place_at_once(log: MemoryLog, a: Plane, b: Plan
         state = folded(log)
         model.check(state)
         assert {*jobs_in(log)} >= {job for plane in (a, b) for job in plane.host.sure}
-
-
-# Sizes
-
-
-def big(job: str, size: int) -> Submit:
-    return Submit(JobSubmitted(job, "u1", "d", Sealed("k1", b"x" * size)))
-
-
-async def test_a_message_closes_when_it_is_full_and_the_rest_comes_next(log: MemoryLog, a: Plane) -> None:
-    async with running(a):
-        await a.leads()
-        a.ask(*[big(f"j{n}", 60_000) for n in range(20)])
-        a.ask(submit("jlast"))
-        first, last = await a.answered(2)
-    assert first == ([None] * 20, len(log.entries))
-    assert last[1] == len(log.entries)
-    assert jobs_in(log) == [*[f"j{n}" for n in range(20)], "jlast"]
-    assert len(log.entries) == 5
-    assert all(len(entry.data) <= MESSAGE_BYTES_MAX for entry in log.entries)
-
-
-async def test_a_command_too_large_for_a_message_is_refused_alone(log: MemoryLog, a: Plane) -> None:
-    async with running(a):
-        await a.leads()
-        a.ask(submit("j1"), big("j2", MESSAGE_BYTES_MAX), submit("j3"))
-        ((outcomes, _),) = await a.answered()
-        assert outcomes[0] is outcomes[2] is None
-        assert outcomes[1].code == "too_large"
-        assert "j2" not in a.writer.state.jobs
-        assert normal(a.writer.state) == normal(folded(log))
-    assert jobs_in(log) == ["j1", "j3"]
-
-
-async def test_who_asked_and_why_count_in_the_size(log: MemoryLog, a: Plane) -> None:
-    async with running(a):
-        await a.leads()
-        for n in range(12):
-            a.ask(submit(f"j{n}"), by="é" * 40_000, cause=f"{n}\x01" * 3)
-        await a.answered(12)
-    assert all(len(entry.data) <= MESSAGE_BYTES_MAX for entry in log.entries)
-
-
-# Time, versions, snapshots
-
-
-def times(log: MemoryLog) -> list[int]:
-    return [one.at for one in messages(log)]
-
-
-async def test_time_never_goes_back(log: MemoryLog, a: Plane, b: Plane) -> None:
-    async with running(a, b):
-        await a.leads()
-        a.clock -= 60_000
-        a.ask(submit("j1"))
-        await a.answered()
-        b.clock -= 120_000
-        await b.leads()
-        b.clock = T0 + 7
-        b.ask(submit("j2"))
-        await b.answered()
-    assert times(log) == [T0, T0, T0, T0 + 7]
-
-
-async def test_time_goes_on_from_a_snapshot(log: MemoryLog, a: Plane, b: Plane) -> None:
-    async with running(a):
-        await a.leads()
-        a.ask(submit("j1"))
-        await a.answered()
-    b.snapshots.saved = (2, folded(log))
-    b.clock -= 60_000
-    async with running(b):
-        await b.leads()
-    assert times(log) == [T0, T0, T0]
-
-
-async def test_a_snapshot_and_the_rest_are_the_whole(log: MemoryLog, a: Plane, b: Plane) -> None:
-    async with running(a):
-        await a.leads()
-        for n in range(4):
-            a.ask(submit(f"j{n}"))
-            await a.answered(n + 1)
-            if n == 1:
-                b.snapshots.saved = (len(log.entries), folded(log))
-    async with running(b):
-        await b.leads()
-        assert normal(b.writer.state) == normal(folded(log))
-        # The index of ids was fed what lies before the snapshot, too.
-        assert b.host.sure.keys() == {"j0", "j1", "j2", "j3"}
-
-
-@pytest.mark.parametrize("commands", [(), (submit("j1"),)])
-async def test_it_does_not_lead_over_what_it_does_not_know(log: MemoryLog, commands: Sequence[Any]) -> None:
-    data = b'{"id":"m","at":1,"writer":"new","decisions":[{"events":[{"type":"job.paused","job":"j1"}]}]}'
-    await log.append(SUBJECT, data, 0)
-    plane = Plane(log)
-    plane.turn.free.set()
-    with pytest.raises(NewerFormat):
-        await asyncio.wait_for(plane.writer.run(), 5)
-    assert len(log.entries) == 1
-    assert not plane.writer.leads

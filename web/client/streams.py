@@ -1,10 +1,16 @@
 """Follows a stream of server-sent events, and comes back to it after a break where it was."""
 
+import time
 from collections.abc import AsyncGenerator
 
 from web.client.errors import Broken, Unavailable
 from web.client.http import BROKEN, Http, Query, Retry, unreachable
 from web.client.sse import Sse, events
+
+LIVED_S = 5.0
+"""A stream that lasted so long was a good one, also when it said nothing. One that breaks at once is tried ever more
+rarely.
+"""
 
 
 async def follow(http: Http, path: str, query: Query, end: str | None) -> AsyncGenerator[Sse]:
@@ -16,10 +22,10 @@ async def follow(http: Http, path: str, query: Query, end: str | None) -> AsyncG
     last = ""
     while True:
         headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last} if last else {})}
+        began, before = time.monotonic(), last
         try:
             async with http.stream(path, query, headers) as answer:
                 async for event in events(answer.content):
-                    retry.again()
                     yield event
                     last = event.id or last
                     if end and event.event == end:
@@ -28,8 +34,11 @@ async def follow(http: Http, path: str, query: Query, end: str | None) -> AsyncG
                 return
             raise ConnectionError("the stream ended")
         except BROKEN as trouble:
-            await retry.pause(unreachable(http.url, trouble))
+            away = unreachable(http.url, trouble)
         except Unavailable as error:
-            await retry.pause(error)
+            away = error
         except ValueError as error:
             raise Broken(str(error)) from error
+        if last != before or time.monotonic() - began > LIVED_S:
+            retry.again()
+        await retry.pause(away)

@@ -1,0 +1,239 @@
+"""Starting, stopping, killing and crowding `hivectl up`, as it happens on people's machines."""
+
+import json
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.edges_support import LIMIT_S, Up
+from tests.system import ROOT
+
+STUBBORN = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+for depth in range(2):
+    if os.fork() == 0:
+        os.setsid()
+        os.environ.clear()
+    open(f"{os.environ.get('NOTES', os.getcwd())}/{os.getpid()}", "w")
+time.sleep(600)
+"""
+"""Ignores SIGTERM, forks twice, each child in a session of its own; each leaves a file named by its process id."""
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    one = Up(tmp_path / "hive")
+    yield one
+    one.close()
+
+
+def _agent(up: Up) -> int:
+    """The process of the local worker."""
+    state = str(up.folder.path("workers", "local-1"))
+    found = [one.pid for one in up.processes() if "worker" in one.cmdline() and state in one.cmdline()]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_a_taken_port_is_named_with_its_owner_and_the_remedy(up: Up) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, out, err = up.ctl("up", "--port", str(port))
+    assert (code, out) == (4, b"")
+    assert f"port {port} on 127.0.0.1 is taken" in err
+    assert "--port" in err
+    assert up.processes() == []
+
+
+def test_of_two_at_once_one_runs_and_the_other_names_it(up: Up) -> None:
+    first, second = (up.system.spawn("up", "--port", "0", "--workers", "0") for _ in range(2))
+    up.system.planes += [first, second]
+    up.until("one gives way", lambda: (first.poll() is None) != (second.poll() is None))
+    loser, winner = (first, second) if first.poll() is not None else (second, first)
+    assert loser.returncode == 4
+    assert f"in use by `main.py up` (process {winner.pid})" in up.said()
+    up.until("the other is up", lambda: (running := up.folder.running()) is not None and bool(running.url))
+    code, _, err = up.ctl("up", "--port", "0")
+    assert code == 4
+    assert f"(process {winner.pid}) at {up.system.url()}" in err
+    assert f"kill {winner.pid}" in err
+    assert "--data" in err
+
+
+def test_ctrl_c_waits_says_for_what_and_everything_goes_on_later(up: Up) -> None:
+    up.start()
+    gate = up.folder.path("gate")
+    job = up.submit("sh", "-c", f"until test -e {gate}; do sleep 0.02; done; echo finished", cpus=0.001)
+    up.reaches(job, "running")
+    later = up.submit("echo", "later", cpus=psutil.cpu_count())
+    up.signal(signal.SIGINT)
+    up.until("it says what it waits for", lambda: f"1 running: {job} task 0" in up.said())
+    gate.touch()
+    assert up.ended() == 0
+    assert up.processes() == []
+    up.start()
+    assert up.end(later)["code"] == 0
+    assert (up.output(job), up.output(later)) == (b"finished\n", b"later\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_stops_now_and_leaves_no_process(up: Up, number: int, tmp_path: Path) -> None:
+    up.start()
+    job = up.submit(sys.executable, "-c", STUBBORN, env={"NOTES": str(tmp_path)})
+    up.until("its whole tree runs", lambda: len([one for one in tmp_path.iterdir() if one.name.isdigit()]) >= 2)
+    tree = [int(one.name) for one in tmp_path.iterdir() if one.name.isdigit()]
+    up.signal(number)
+    up.until("it says that it waits", lambda: "once more stops now" in up.said())
+    up.signal(number)
+    assert up.ended() == 0
+    assert up.processes() == []
+    up.until("the task's tree is gone", lambda: not any(psutil.pid_exists(one) for one in tree))
+    assert job in up.said()
+
+
+def test_a_hangup_reloads_the_disk_thresholds_and_a_full_disk_takes_nothing_new(up: Up) -> None:
+    up.start()
+    gate, file = up.folder.path("gate"), up.folder.path("hive.toml")
+    job = up.submit("sh", "-c", f"until test -e {gate}; do sleep 0.02; done; echo recorded")
+    file.write_text("disk_min_bytes = 1000000000000000")
+    up.signal(signal.SIGHUP)
+    up.until("it says so", lambda: "settings reloaded" in up.said())
+    up.until("it warns", lambda: "new work is refused" in up.said())
+    before = up.position()
+    status, problem = up.http("POST", "/v1/jobs", {"command": ["true"]})
+    assert (status, problem["type"]) == (507, "urn:hive:problem:disk-full")
+    assert "free some space" in problem["remedy"]
+    assert up.http("PUT", f"/v1/blobs/{'0' * 64}", b"x")[0] == 507
+    code, _, err = up.ctl("submit", "--", "true")
+    assert code == 3
+    assert "free some space" in err
+    assert up.position() == before or up.job(job)["state"] == "running"
+    gate.touch()
+    assert up.end(job)["code"] == 0
+    assert up.output(job) == b"recorded\n"
+    file.write_text("disk_low_bytes = 1000000000000000")
+    up.signal(signal.SIGHUP)
+    up.until("only a warning is left", lambda: "new work is refused below" in up.http("GET", "/v1/status")[1]["disk"])
+    assert up.end(up.submit("true"))["code"] == 0
+    file.write_text("disk_low_bytes = 'much'")
+    up.signal(signal.SIGHUP)
+    up.until("a mistake is told", lambda: "settings not reloaded: `disk_low_bytes`" in up.said())
+
+
+def test_what_a_killed_up_left_is_adopted_with_its_running_task(up: Up) -> None:
+    up.start()
+    gate = up.folder.path("gate")
+    job = up.submit("sh", "-c", f"until test -e {gate}; do sleep 0.02; done; echo $HIVE_ATTEMPT")
+    up.reaches(job, "running")
+    agent, nats, url = _agent(up), up.system.nats_pid(), up.system.url()
+    up.kill()
+    up.start()
+    assert (_agent(up), up.system.nats_pid(), up.system.url()) == (agent, nats, url)
+    gate.touch()
+    assert up.end(job)["attempt"] == 1
+    assert up.output(job) == b"1\n"
+    assert up.end(up.submit("true"))["code"] == 0
+    assert "already" not in up.said()
+    assert _agent(up) == agent
+    up.signal(signal.SIGINT)
+    assert up.ended() == 0
+    assert up.processes() == []
+
+
+def test_a_worker_that_knows_an_old_address_only_finishes_and_is_replaced(up: Up) -> None:
+    up.start()
+    gate = up.folder.path("gate")
+    job = up.submit("sh", "-c", f"until test -e {gate}; do sleep 0.02; done; echo $HIVE_ATTEMPT")
+    up.reaches(job, "running")
+    agent, port = _agent(up), int(up.folder.path("api.port").read_text())
+    up.kill()
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        up.start()
+    assert not up.system.url().endswith(f":{port}")
+    gate.touch()
+    assert up.end(job)["attempt"] == 1
+    up.until("there is another one", lambda: not psutil.pid_exists(agent))
+    assert up.end(up.submit("true"))["code"] == 0
+    assert _agent(up) != agent
+
+
+def test_a_killed_worker_is_replaced_and_its_task_runs_again(up: Up) -> None:
+    up.start()
+    gate = up.folder.path("gate")
+    job = up.submit("sh", "-c", f"until test -e {gate}; do sleep 0.02; done; echo $HIVE_ATTEMPT")
+    up.reaches(job, "running")
+    psutil.Process(_agent(up)).kill()
+    up.until("the loss is known", lambda: "local_worker.ended" in up.said())
+    gate.touch()
+    assert up.end(job)["attempt"] == 2
+    assert up.output(job) == b"2\n"
+
+
+def test_everything_is_private_and_no_secret_shows(up: Up) -> None:
+    up.start(HIVE_KEY="hive_of_another_hive")
+    job = up.submit("env")
+    assert up.end(job)["code"] == 0
+    names = {line.partition(b"=")[0].decode() for line in up.output(job).splitlines()}
+    assert not names & {"HIVE_KEY", "HIVE_DATA", "HIVE_URL"}
+    assert {name for name in names if name.startswith("HIVE_")} == {
+        *("HIVE_JOB", "HIVE_INDEX", "HIVE_COUNT", "HIVE_ATTEMPT", "HIVE_WORKER", "HIVE_TASK")
+    }
+    open_to_others = [path for path in up.folder.root.rglob("*") if not path.is_symlink() and _open(path)]
+    assert open_to_others == [up.system.log]  # the test's own
+    secrets = [path.read_bytes().strip() for path in up.folder.root.rglob("keys/*") if path.is_file()]
+    assert len(secrets) >= 6
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        assert not any(secret in words for secret in secrets), words
+
+
+def _open(path: Path) -> bool:
+    try:
+        return bool(stat.S_IMODE(path.lstat().st_mode) & 0o077)
+    except FileNotFoundError:
+        return False
+
+
+def test_an_error_of_ours_shows_no_values_in_the_log(up: Up) -> None:
+    """Local variables hold keys, so no traceback may print them."""
+    code = "from infra.logging import configure; import structlog; configure(json={}, level='info')\n"
+    code += "def f(key):\n  1/0\ntry: f('hive_s' + 'ecret')\nexcept Exception: structlog.get_logger().exception('x')"
+    for json_lines in (True, False):
+        words = [sys.executable, "-c", code.format(json_lines)]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, timeout=LIMIT_S)
+        assert b"ZeroDivisionError" in done.stderr
+        assert b"hive_secret" not in done.stderr
+
+
+def test_health_is_all_that_is_open(up: Up) -> None:
+    up.start("--workers", "0")
+    with urllib.request.urlopen(f"{up.system.url()}/health", timeout=LIMIT_S) as answer:
+        assert json.load(answer) == {"status": "ok"}
+    paths = up.http("GET", "/schema/openapi.json")[1]["paths"]
+    assert len(paths) > 15
+    before = up.position()
+    for path, methods in paths.items():
+        for method in methods:
+            for key in ("", "hive_wrong"):
+                real = path.replace("{index}", "0")
+                status, problem = up.http(method.upper(), real.replace("{", "").replace("}", ""), key=key)
+                assert status == (200 if path == "/health" else 401), (method, path, problem)
+    assert up.http("GET", "/v1/no/such/path", key="")[0] == 401
+    assert up.position() == before

@@ -1,0 +1,67 @@
+"""What both executors have in common: a task ready to run, how it ended, and why it could not start."""
+
+import contextlib
+import errno
+import os
+import sys
+
+from events.protocol import Run
+from events.task import AttemptEnd
+
+GRACE_S = 5.0
+"""Between SIGTERM and SIGKILL."""
+STDERR = 2
+
+
+class Rejected(Exception):
+    """The task cannot be started as it was asked for; the text says why."""
+
+
+class Launch:
+    """A task ready to run. `folder` exists and is private to it."""
+
+    __slots__ = ("args", "env", "folder", "index", "order")
+
+    def __init__(self, order: Run, index: int, folder: str, args: list[str], env: dict[str, str]) -> None:
+        self.order, self.index, self.folder, self.args, self.env = order, index, folder, args, env
+
+
+class Ran:
+    """How an attempt's processes ended. Times in ms, memory in bytes (0: too short to be measured)."""
+
+    __slots__ = ("code", "cpu_ms", "end", "key", "memory_peak", "order", "reason", "started_at", "wall_ms")
+
+    def __init__(self, order: Run, index: int, end: AttemptEnd, code: int = 0, reason: str = "") -> None:
+        self.order, self.key = order, (order.number, index)
+        self.end: AttemptEnd = end
+        self.code, self.reason = code, reason
+        self.started_at = self.wall_ms = self.cpu_ms = self.memory_peak = 0
+
+
+def keep_to_ourselves() -> None:
+    """Files that we were started with open are not for tasks. What Python opens never is."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > STDERR:
+            with contextlib.suppress(OSError):  # the listing's own
+                os.set_inheritable(int(name), False)
+
+
+def why_not(args: list[str], error: OSError) -> str:
+    name = args[0]
+    if isinstance(error, FileNotFoundError):
+        return f"command not found: {name!r} (or the interpreter that its first line names)"
+    if isinstance(error, PermissionError):
+        return f"{name!r} is not an executable file; make it one (chmod +x) or name its interpreter"
+    if error.errno == errno.ENOEXEC:
+        return f"{name!r} is not a program that this machine can run; a script needs a first line such as #!/bin/sh"
+    if error.errno == errno.E2BIG:
+        return "the arguments and environment are too long for this machine; pass them in a file"
+    return f"{name!r} could not be started: {error.strerror}"
+
+
+def require_linux() -> None:
+    """Exit with a clear message on a system without pidfds."""
+    if not hasattr(os, "pidfd_open"):
+        with contextlib.suppress(BrokenPipeError):
+            sys.stderr.write("a worker needs Linux 5.3 or newer\n")
+        raise SystemExit(1)
