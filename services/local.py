@@ -143,12 +143,14 @@ class LocalWorkers:
             return False
 
     async def _spawn(self, number: int) -> _Worker:
-        # The key is not on the command line: the agent finds it in the data folder.
+        # The key is not on the command line: the agent finds it in the data folder. One in the environment may be that
+        # of another hive.
+        environ = {name: value for name, value in os.environ.items() if name != "HIVE_KEY"}
         words = ("worker", "run", "--name", f"local-{number}", "--state", str(self._state(number)))
         return await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "services.cli.main", *words),
-            env={**os.environ, "HIVE_DATA": str(self._folder.root), "HIVE_URL": self._url},
+            env={**environ, "HIVE_DATA": str(self._folder.root), "HIVE_URL": self._url},
             start_new_session=True,
         )
 

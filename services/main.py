@@ -132,15 +132,16 @@ class ControlPlane:
             group.start(disk.watch(lambda: self._disk, self._say))
             group.start(streams.watch(link, settings.nats_replicas, self._say))
             outputs = Outputs(self._folder.path("outputs"))
+            service: PoolService | None = None
             if "pool" in self._options.roles:
-                await self._pool(settings, link, log, outputs, group)
+                service = await self._pool(settings, link, log, outputs, group)
             url = ""
             if self._reads_wanted():
                 reads, projector = await self._read_side(settings, log, group)
                 if "api" in self._options.roles:
                     # What was acknowledged before a restart must be there when the first reader asks.
                     await group.sooner(projector.wait_caught_up())
-                    core = self._core(settings, link, log, reads, projector, outputs, server)
+                    core = self._core(settings, link, log, reads, projector, outputs, server, service)
                     url = await self._api(settings, core)
                     claim.set_url(url)
             self._announce(claim, url, first)
@@ -257,6 +258,7 @@ class ControlPlane:
         service.on_committed = snapshotter.committed
         group.start(service.run())
         group.start(snapshotter.run())
+        return service
 
     def _core(
         self,
@@ -267,6 +269,7 @@ class ControlPlane:
         projector: Projector,
         outputs: Outputs,
         server: NatsServer | None,
+        service: PoolService | None,
     ) -> Core:
         folder = self._folder
 
@@ -284,7 +287,7 @@ class ControlPlane:
             pool=settings.pool,
             version=VERSION,
             admin_key=folder.admin_key(),
-            ask=PoolClient(link, settings.pool),
+            ask=PoolClient(link, settings.pool, service.ask if service else None),
             reads=reads,
             projector=projector,
             log=log,

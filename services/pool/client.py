@@ -2,9 +2,10 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 
 from infra.link import Link, LinkDown, LinkTimeout, NoResponders
-from services.pool.commands import COMMANDS_PER_ASK_MAX, Answer, Ask, Command, answer_of, command_subject, pack
+from services.pool.commands import COMMANDS_PER_ASK_MAX, Answer, Ask, AskAnswer, Command, answer_of, command_subject, pack
 
 TRY_S_MAX = 2.0
 PAUSE_S_MAX = 0.5
@@ -15,10 +16,13 @@ class PoolUnavailable(Exception):
 
 
 class PoolClient:
-    """Asks the writer of one pool."""
+    """Asks the writer of one pool. `near` asks the one in this process, and gives None unless that one leads."""
 
-    def __init__(self, link: Link, pool: str) -> None:
+    def __init__(
+        self, link: Link, pool: str, near: Callable[[Ask], "asyncio.Future[AskAnswer] | None"] | None = None
+    ) -> None:
         self._link, self._subject = link, command_subject(pool)
+        self._near = near or (lambda ask: None)
 
     async def ask(
         self, commands: list[Command], by: str, cause: str = "", trace: str = "", timeout_s: float = 30.0
@@ -29,14 +33,14 @@ class PoolClient:
         """
         if len(commands) > COMMANDS_PER_ASK_MAX:
             raise ValueError(f"{len(commands)} commands; at most {COMMANDS_PER_ASK_MAX} can be asked at once")
-        data = pack(Ask(commands, by, cause, trace))
+        ask = Ask(commands, by, cause, trace)
         clock = asyncio.get_running_loop().time
         give_up = clock() + timeout_s
         why, pause = "", 0.02
         while (left := give_up - clock()) > 0:
             try:
-                answer = answer_of((await self._link.request(self._subject, data, min(left, TRY_S_MAX))).data)
-            except (LinkDown, LinkTimeout, NoResponders) as error:
+                answer = await self._once(ask, min(left, TRY_S_MAX))
+            except (LinkDown, LinkTimeout, NoResponders, TimeoutError) as error:
                 why = f"{type(error).__name__}"
             else:
                 if isinstance(answer, Answer):
@@ -47,3 +51,9 @@ class PoolClient:
             await asyncio.sleep(min(random.uniform(0.5, 1.0) * pause, max(0.0, give_up - clock())))
             pause = min(pause * 2, PAUSE_S_MAX)
         raise PoolUnavailable(f"the pool's writer gave no answer within {timeout_s:g} s ({why})")
+
+    async def _once(self, ask: Ask, timeout_s: float) -> AskAnswer:
+        if (answer := self._near(ask)) is not None:
+            async with asyncio.timeout(timeout_s):
+                return await answer
+        return answer_of((await self._link.request(self._subject, pack(ask), timeout_s)).data)

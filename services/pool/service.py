@@ -32,6 +32,8 @@ from services.pool.commands import (
     Accepted,
     Advance,
     Answer,
+    Ask,
+    AskAnswer,
     Busy,
     CancelJob,
     DrainWorker,
@@ -56,6 +58,7 @@ TICK_S = 0.25
 HELD_MAX = 200
 HELD_S = 2.0
 """For so long whoever asked still waits for this answer (see `services.pool.client`)."""
+FULL = Busy("queue_full", "too many commands wait; try again in a moment")
 INDEX_NOTES_MAX = 2000
 INDEX_LAG_MAX = 2000
 
@@ -110,6 +113,7 @@ class PoolService:
         self._desk = OutputDesk(outputs, self._send, self._is_current, self._when_certain)
         self._polls = PollDesk(self.writer, book, self._send, self._clock, monotonic)
         self._held: deque[tuple[float, Item]] = deque(maxlen=HELD_MAX)
+        self._near: set[asyncio.Future[AskAnswer]] = set()
         self._capacity = False
         self._notes = self._events = 0
         self.on_committed: Callable[[int, int], None] = lambda position, events: None
@@ -149,11 +153,29 @@ class PoolService:
             if not any(isinstance(command, DrainWorker) for command in ask.commands):
                 self._held.append((self._monotonic(), item))
         elif not self.writer.offer(item):
-            self._send(reply, pack(Busy("queue_full", "too many commands wait; try again in a moment")))
+            self._send(reply, pack(FULL))
 
     def _answer(self, reply: str, outcomes: list[Any], position: int) -> None:
-        answers = [_outcome(outcome) for outcome in outcomes]
-        self._send(reply, pack(Answer(position, answers)))
+        self._send(reply, pack(Answer(position, [_outcome(outcome) for outcome in outcomes])))
+
+    def ask(self, ask: Ask) -> "asyncio.Future[AskAnswer] | None":
+        """Asked by a part of the same process, without the way over NATS. None unless this one leads; the answer is
+        LinkDown when it does not any more.
+        """
+        if not self.writer.leads:
+            return None
+        answer: asyncio.Future[AskAnswer] = asyncio.get_running_loop().create_future()
+
+        def done(outcomes: list[Any], position: int) -> None:
+            if not answer.done():
+                answer.set_result(Answer(position, [_outcome(outcome) for outcome in outcomes]))
+
+        if not self.writer.offer(Item(ask.commands, done, ask.by, ask.cause, ask.trace)):
+            answer.set_result(FULL)
+            return answer
+        self._near.add(answer)
+        answer.add_done_callback(self._near.discard)
+        return answer
 
     def _polled(self, subject: str, reply: str, data: bytes) -> None:
         worker = subject.split(".")[2]
@@ -285,6 +307,9 @@ class PoolService:
         self._index.discard()
         self._notes = 0
         self._polls.reset()
+        for answer in [*self._near]:
+            if not answer.done():
+                answer.set_exception(LinkDown("another control plane leads"))
 
     # What time brings
 
