@@ -234,7 +234,9 @@ class ControlPlane:
         group.start(projector.run())
         return Reads(projector, database), projector
 
-    async def _pool(self, settings: Settings, link: Link, log: JetStreamLog, outputs: Outputs, group: "_Group") -> None:
+    async def _pool(
+        self, settings: Settings, link: Link, log: JetStreamLog, outputs: Outputs, group: "_Group"
+    ) -> PoolService:
         folder, pool = self._folder, settings.pool
         name = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
         index = Index(folder.directory("index") / f"pool-{pool}.sqlite")

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class Up:
             return running is not None and running.pid == process.pid and bool(running.url)
 
         self.until("it is up", up)
+        self.until("a writer leads", lambda: self.position() != "1.0")
         return self
 
     def signal(self, number: int) -> None:
@@ -84,7 +86,7 @@ class Up:
     def http(
         self, method: str, path: str, body: object = None, *, key: str | None = None, **headers: str
     ) -> tuple[int, Any]:
-        """Status and JSON of an answer. `body`: bytes as they are, anything else as JSON; `key` "": none."""
+        """Status and JSON, or bytes, of an answer. `body`: bytes as they are, anything else as JSON; `key` "": none."""
         key = self.folder.admin_key() if key is None else key
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -92,9 +94,9 @@ class Up:
         request = urllib.request.Request(self.system.url() + path, data, sent, method=method)
         try:
             with urllib.request.urlopen(request, timeout=LIMIT_S) as answer:
-                return answer.status, _read(answer.read())
+                return answer.status, _read(answer)
         except urllib.error.HTTPError as error:
-            return error.code, _read(error.read())
+            return error.code, _read(error)
 
     def submit(self, *command: str, **spec: Any) -> str:
         """The id of a new job."""
@@ -148,8 +150,6 @@ class Up:
         return found
 
 
-def _read(content: bytes) -> Any:
-    try:
-        return json.loads(content)
-    except ValueError:
-        return content
+def _read(answer: HTTPResponse | urllib.error.HTTPError) -> Any:
+    content = answer.read()
+    return json.loads(content) if "json" in answer.headers.get("Content-Type", "") else content

@@ -5,7 +5,16 @@ import random
 from collections.abc import Callable
 
 from infra.link import Link, LinkDown, LinkTimeout, NoResponders
-from services.pool.commands import COMMANDS_PER_ASK_MAX, Answer, Ask, AskAnswer, Command, answer_of, command_subject, pack
+from services.pool.commands import (
+    COMMANDS_PER_ASK_MAX,
+    Answer,
+    Ask,
+    AskAnswer,
+    Command,
+    answer_of,
+    command_subject,
+    pack,
+)
 
 TRY_S_MAX = 2.0
 PAUSE_S_MAX = 0.5

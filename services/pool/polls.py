@@ -174,9 +174,16 @@ class PollDesk:
             yield Item((), partial(self._tell, worker, parked))
         elif poll.room and plan.has_room(machine, poll.ahead):
             self._idle[worker] = None
-            self._spared.update(key for key in self._sought - self._spared if self._could_take(worker, key))
+            self._spare(worker)
         else:
             self._idle.pop(worker, None)
+
+    def _spare(self, worker: WorkerId) -> None:
+        """What this idle worker could take, and left to another machine, was not tried in vain: new work may be for it."""
+        for key, shape in self._writer.state.shapes.items():
+            if (shape.stuck or key in self._sought) and self._could_take(worker, key):
+                shape.stuck = False
+                self._spared.add(key)
 
     def _could_take(self, worker: WorkerId, shape: ShapeKey) -> bool:
         """Whether an idle worker has room for the shape: it left what only another machine may have."""

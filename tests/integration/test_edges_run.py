@@ -19,11 +19,12 @@ from tests.system import ROOT
 STUBBORN = """
 import os, signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
+notes = os.environ["NOTES"]
 for depth in range(2):
     if os.fork() == 0:
         os.setsid()
         os.environ.clear()
-    open(f"{os.environ.get('NOTES', os.getcwd())}/{os.getpid()}", "w")
+    open(f"{notes}/{os.getpid()}", "w")
 time.sleep(600)
 """
 """Ignores SIGTERM, forks twice, each child in a session of its own; each leaves a file named by its process id."""
@@ -91,7 +92,7 @@ def test_ctrl_c_waits_says_for_what_and_everything_goes_on_later(up: Up) -> None
 def test_the_second_signal_stops_now_and_leaves_no_process(up: Up, number: int, tmp_path: Path) -> None:
     up.start()
     job = up.submit(sys.executable, "-c", STUBBORN, env={"NOTES": str(tmp_path)})
-    up.until("its whole tree runs", lambda: len([one for one in tmp_path.iterdir() if one.name.isdigit()]) >= 2)
+    up.until("its whole tree runs", lambda: len([one for one in tmp_path.iterdir() if one.name.isdigit()]) == 4)
     tree = [int(one.name) for one in tmp_path.iterdir() if one.name.isdigit()]
     up.signal(number)
     up.until("it says that it waits", lambda: "once more stops now" in up.said())

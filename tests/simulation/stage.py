@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from events import protocol
-from events.base import Runs
+from events.base import Runs, expand
 from events.job import JobSubmitted
 from events.protocol import Denied, Ended, Held, Hello, Orders, Poll, Recorded, Report, Run
 from events.spec import TaskText
@@ -77,7 +77,7 @@ class Hand:
 
     def __init__(self, stage: Stage, name: str, session: str, cpus: float) -> None:
         self.link = SimLink(stage.net, f"{name}-{session}")
-        self.name, self.session = name, session
+        self.stage, self.name, self.session = stage, name, session
         self.capacity = Capacity(int(cpus * 1000), 8 * GIB, ("process", "noop"))
         self.polls = self.reports = self.last = 0
 
@@ -112,6 +112,8 @@ class Hand:
 
     async def ends(self, run: Run, end: AttemptEnd = "exit", code: int = 0, *, bye: bool = False) -> None:
         """Report the end of all tasks of an order."""
+        for index in expand(run.tasks):
+            self.stage.auditor.ran[run.job, index, run.number] = (end, code)
         await self.report(Ended(run.number, run.job, run.tasks, end, code), bye=bye)
 
     async def report(self, *items: Ended, bye: bool = False) -> None:
