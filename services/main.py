@@ -50,7 +50,7 @@ from services.reads import Reads
 from services.version import VERSION
 from web.app import create_app
 from web.core import CannotEnrol, Core, Enrolled
-from web.server import PortTaken, Server
+from web.server import PortTaken, Server, check_free
 
 ROLES = frozenset({"api", "pool", "projector"})
 EXIT_OK = 0
@@ -122,6 +122,8 @@ class ControlPlane:
         async with self._exits as exits:
             claim = exits.enter_context(self._folder.claim(self._options.what))
             settings = self._settings()
+            if "api" in self._options.roles:
+                check_free(settings.host, settings.port)
             self._handle_signals()
             server = await self._servers(settings)
             link = await self._link(settings)

@@ -152,4 +152,4 @@ class Up:
 
 def _read(answer: HTTPResponse | urllib.error.HTTPError) -> Any:
     content = answer.read()
-    return json.loads(content) if "json" in answer.headers.get("Content-Type", "") else content
+    return json.loads(content) if content and "json" in answer.headers.get("Content-Type", "") else content

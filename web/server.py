@@ -85,6 +85,11 @@ class Server:
         self._server = self._serving = None
 
 
+def check_free(host: str, port: int) -> None:
+    """Whether it can be listened on, before anything is started for it. Raises PortTaken."""
+    _listen(host, port).close()
+
+
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -299,7 +299,8 @@ class ProcessExecutor:
                     self._watch(process)
                 self._measure(process)
                 process.looks_at = now + min(LOOK_S, now - process.began)
-        if now >= self._next_look:
+        # Always after the last task, so that what it left does not stay here as dead children until the next.
+        if now >= self._next_look or not self.running:
             self._next_look = now + LOOK_S
             ours = {process.pid for process in self.running.values()}
             self._orphans.look(ours, {f"{key[0]}.{key[1]}": key for key in self.running})

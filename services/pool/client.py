@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
+from typing import TypeAlias
 
 from infra.link import Link, LinkDown, LinkTimeout, NoResponders
 from services.pool.commands import (
@@ -16,6 +17,7 @@ from services.pool.commands import (
     pack,
 )
 
+Near: TypeAlias = Callable[[Ask], "asyncio.Future[AskAnswer] | None"]
 TRY_S_MAX = 2.0
 PAUSE_S_MAX = 0.5
 
@@ -27,11 +29,8 @@ class PoolUnavailable(Exception):
 class PoolClient:
     """Asks the writer of one pool. `near` asks the one in this process, and gives None unless that one leads."""
 
-    def __init__(
-        self, link: Link, pool: str, near: Callable[[Ask], "asyncio.Future[AskAnswer] | None"] | None = None
-    ) -> None:
-        self._link, self._subject = link, command_subject(pool)
-        self._near = near or (lambda ask: None)
+    def __init__(self, link: Link, pool: str, near: Near | None = None) -> None:
+        self._link, self._subject, self._near = link, command_subject(pool), near
 
     async def ask(
         self, commands: list[Command], by: str, cause: str = "", trace: str = "", timeout_s: float = 30.0
@@ -62,7 +61,8 @@ class PoolClient:
         raise PoolUnavailable(f"the pool's writer gave no answer within {timeout_s:g} s ({why})")
 
     async def _once(self, ask: Ask, timeout_s: float) -> AskAnswer:
-        if (answer := self._near(ask)) is not None:
+        answer = self._near(ask) if self._near else None
+        if answer is not None:
             async with asyncio.timeout(timeout_s):
                 return await answer
         return answer_of((await self._link.request(self._subject, pack(ask), timeout_s)).data)

@@ -249,6 +249,7 @@ class World:
                 await asyncio.sleep(AGENT_DOWN_S)
                 self._start_agent(name)
             agent.link.heal()
+        await asyncio.sleep(5)  # what was on its way has arrived, an old "drain" too
         await self._ask([DrainWorker(name, False) for name in self.names])
 
     async def _finish(self) -> None:

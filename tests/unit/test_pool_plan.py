@@ -1,9 +1,11 @@
 """Who gets what: room, priorities, first come first, another machine for another try."""
 
+import pytest
+
 from events.base import expand, size_of
 from events.job import Retries
 from events.protocol import AHEAD_MAX
-from services.pool.plan import LEASES_PER_PLACE_MAX, TASKS_PER_PLACE_MAX, has_room
+from services.pool.plan import LEASES_PER_PLACE_MAX, TASKS_PER_PLACE_MAX, Room, has_room
 from services.pool.state import load, save
 from tests.pool_support import GIB, Story, ended, place, report
 
@@ -193,3 +195,24 @@ def test_room_is_what_is_free() -> None:
     assert has_room(machine, 1)
     story.drain(True)
     assert not has_room(machine, 1)
+
+
+def test_what_waits_costs_nothing_when_it_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    story = Story().large().worker(cpus=2)
+    for n in range(500):
+        story.job(f"j{n}").job(f"k{n}", cpus_milli=2000, priority=1 + n % 9)
+    looked: list[int] = []
+    fits = Room.fits
+
+    def counted(room: Room, cpus: int, memory: int) -> int:
+        looked.append(cpus)
+        return fits(room, cpus, memory)
+
+    monkeypatch.setattr(Room, "fits", counted)
+    assert jobs(story)
+    assert len(looked) < 50
+
+
+def test_a_large_job_that_came_first_does_not_hold_up_small_ones_of_its_priority() -> None:
+    story = Story().worker(cpus=2).job("j1", cpus_milli=1500).job("j2", cpus_milli=1500).job("j3", cpus_milli=500)
+    assert jobs(story) == ["j1", "j3"]

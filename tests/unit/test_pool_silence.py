@@ -129,7 +129,7 @@ def test_a_result_said_twice_for_what_was_given_up_counts_once() -> None:
 
 
 def test_what_the_worker_itself_ended_is_not_taken_back() -> None:
-    story = Story().worker().job("j1", 1, retries=Retries(exit=1))
+    story = Story().worker().job("j1", 1, retries=Retries(exit=1, backoff_ms=0))
     lease = story.lease()
     story.when(report(1, ended(lease, "j1", [0, 0], code=1)))
     # The answer was lost and the agent restarted: it says the same again, in a new session.
