@@ -1,5 +1,6 @@
 """Jobs: submit, list, show, cancel, and the results they left."""
 
+import contextlib
 import re
 import secrets
 from typing import Annotated
@@ -9,8 +10,9 @@ from litestar import Response, get, post
 from litestar.params import FromPath, FromQuery, HeaderParameter, QueryParameter, RawBody
 
 from events.base import Digest
-from events.catalog import position_text
+from events.catalog import pool_subject, position_text
 from events.job import Kind
+from events.log import LogUnavailable
 from events.masking import unmask
 from events.spec import JobSpec, TaskText
 from infra.sealing import KeyDestroyed, Sealer
@@ -34,6 +36,7 @@ SCAN_ROWS_MAX = 5000
 """How many jobs one request looks at for a name or label; the page may then be short."""
 CURSOR_CHARS_MAX = 1000
 
+FRESH_S = 2.0
 _text_of = msgspec.json.Decoder(TaskText).decode
 _AFTER = re.compile(r"after\[(\d+)\]\Z")
 _STATUS = {"different_body": 409, "pool_full": 503}
@@ -244,8 +247,12 @@ async def show_job(core: CoreArg, job: FromPath[str], min_position: MinPosition 
 
 
 async def existing(core: Core, job: str) -> JobRow:
-    """The job. Raises Failed when there is none."""
+    """The job. Raises Failed when there is none: not before the board has folded all there is in the log by now."""
     row = await core.reads.job(job)
+    if row is None:
+        with contextlib.suppress(LogUnavailable):
+            await core.reads.reached(await core.log.last(pool_subject(core.pool)), FRESH_S)
+            row = await core.reads.job(job)
     if row is None:
         raise not_found(
             "job", job, "list the jobs with GET /v1/jobs; after a submit, give its position as min_position"

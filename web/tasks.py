@@ -25,10 +25,12 @@ STREAMS: dict[str, Streams] = {"both": frozenset({1, 2}), "stdout": frozenset({1
 
 def task_view(row: TaskRow, text: TaskText) -> schema.Task:
     """The task as the API shows it."""
+    # The start of a task that ended soon after it was told with its end alone.
+    started_at = row.started_at or (row.detail.started_at if row.detail else 0)
     return schema.Task(
         row.index, row.state, row.attempt, row.lease, row.worker, row.end, row.code, unmask(row.reason, text),
         row.leased_at,
-        row.started_at, row.ended_at, row.detail,
+        started_at, row.ended_at, row.detail,
     )  # fmt: skip
 
 

@@ -68,15 +68,14 @@ async def _submitted(pool: PoolAlone, cpus: int) -> float:
     return took
 
 
-async def _busy(passes: int, workers: int, share: int) -> list[Passes]:
-    """All are busy; a `share`-th of the tasks wait."""
+async def _busy(passes: int, workers: int) -> list[Passes]:
+    """All are busy, and a million tasks wait."""
     found: list[Passes] = []
     async with pool_alone() as pool:
-        singles, tasks = SINGLES // share, ARRAY_TASKS // share
         # What fills the machines, then what waits; of every shape, in arrays and alone, with all priorities.
         await pool.submit([pool.fact(workers * 4, 1000, 0, 10)])
-        await pool.submit([pool.fact(tasks, *SHAPES[at % len(SHAPES)], 1 + at % 9) for at in range(ARRAYS)])
-        await pool.submit([pool.fact(1, *SHAPES[at % len(SHAPES)], 1 + at % 9) for at in range(singles)])
+        await pool.submit([pool.fact(ARRAY_TASKS, *SHAPES[at % len(SHAPES)], 1 + at % 9) for at in range(ARRAYS)])
+        await pool.submit([pool.fact(1, *SHAPES[at % len(SHAPES)], 1 + at % 9) for at in range(SINGLES)])
         machines = pool.workers(workers, CPUS, MEMORY)
         await pool.settle()
         assert all(machine.held for machine in machines), "every worker is busy"
@@ -162,6 +161,6 @@ async def _idle(passes: int, workers: int) -> list[Passes]:
     return found
 
 
-async def plan(workers: int = WORKERS, share: int = 1, passes: int = PASSES) -> list[Passes]:
-    """Every kind of pass. `share`: divide the queue by this."""
-    return [*await _busy(passes, workers, share), *await _idle(passes, workers)]
+async def plan(workers: int = WORKERS, passes: int = PASSES) -> list[Passes]:
+    """Every kind of pass."""
+    return [*await _busy(passes, workers), *await _idle(passes, workers)]

@@ -70,9 +70,10 @@ def hive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hive]:
 
 
 def test_up_says_where_it_is_the_key_and_what_to_try(hive: Hive) -> None:
-    said = hive.said.read_text()
     running = Folder(hive.folder).running()
     assert running is not None
+    hive.until("it says so", lambda: "goes on where it was" in hive.said.read_text())
+    said = hive.said.read_text()
     assert running.url in said
     assert Folder(hive.folder).admin_key() in said
     assert len(re.findall(r"^  .*hivectl.*|^  .*services\.cli\.main.*", said, re.MULTILINE)) == 3

@@ -90,8 +90,9 @@ def test_higher_priority_goes_first(up: Up) -> None:
     first = up.submit("sh", "-c", f"until test -e {gate}; do sleep 0.02; done", **SMALL)
     jobs = {priority: up.submit("true", cpus=cpus, priority=priority, after=[first]) for priority in (1, 5, 10, 3)}
     gate.touch()
-    started = {priority: up.end(job)["started_at"] for priority, job in jobs.items()}
-    assert sorted(started, key=lambda priority: started[priority]) == [10, 5, 3, 1]
+    # Leases are numbered in the order in which they are given.
+    leased = {priority: up.end(job)["lease"] for priority, job in jobs.items()}
+    assert sorted(leased, key=lambda priority: leased[priority]) == [10, 5, 3, 1], leased
 
 
 def test_a_time_limit_ends_it(up: Up) -> None:

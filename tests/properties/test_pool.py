@@ -320,9 +320,11 @@ class Pools(RuleBasedStateMachine):
     @precondition(lambda self: self.last is not None)
     @rule()
     def redeliver(self) -> None:
-        """Idempotence: a command that comes twice adds nothing (one for so many more tasks is meant anew)."""
+        """Idempotence: a command that comes twice adds nothing (one for so many more tasks is meant anew, and so is
+        one to do what is due by now).
+        """
         again = self.last
-        if not (isinstance(again, Place) and again.room >= 0):
+        if not (isinstance(again, Advance) or (isinstance(again, Place) and again.room >= 0)):
             if isinstance(again, Submit | CancelJob):
                 again = msgspec.structs.replace(again, known=self.known())
             assert self.decide(again) == []

@@ -284,6 +284,24 @@ async def test_new_work_reaches_a_worker_that_left_a_task_to_another(stage: Stag
 
 
 @scene
+async def test_new_work_reaches_a_worker_that_just_gave_up_a_task(stage: Stage) -> None:
+    await stage.leads(stage.a)
+    one, two = stage.worker("w1", cpus=2), stage.worker("w2")
+    await one.greets()
+    await two.greets()
+    await stage.submit("jlong", priority=10)
+    await two.runs()
+    await stage.submit("j1", retries=AGAIN)
+    run = await one.runs()
+    polling = one.poll()
+    await waits(polling)
+    await one.ends(run, code=1)
+    await waits(polling)
+    await stage.submit("j2")
+    assert (await one.runs(polling)).job == "j2"
+
+
+@scene
 async def test_a_back_off_that_is_over_reaches_a_worker_that_waits(stage: Stage) -> None:
     await stage.leads(stage.a)
     hand = stage.worker()
@@ -324,6 +342,23 @@ async def test_polls_are_parked_everywhere_and_answered_by_whoever_leads(stage: 
     await stage.until(stage.b.leads)
     await stage.submit("j1")
     assert (await hand.runs(polling)).job == "j1"
+
+
+@scene
+async def test_a_new_leader_tells_everyone_to_poll_again(stage: Stage) -> None:
+    await stage.leads(stage.a)
+    hand = stage.worker()
+    await hand.greets()
+    polling = hand.poll()
+    await waits(polling)
+    told = asyncio.Event()
+    await hand.link.subscribe("push.p.all.poll", lambda subject, reply, data: told.set())
+    await stage.a.crash()
+    await stage.leads(stage.b)  # it was not there when the worker polled
+    await stage.submit("j1")
+    await asyncio.wait_for(told.wait(), SOON_S)
+    polling.cancel()
+    assert (await hand.runs()).job == "j1"
 
 
 @scene
