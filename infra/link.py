@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import structlog
 
 from infra.nats_client import NatsClient, NatsError, Received, error_text
-from infra.outbox import Outbox
 
 RETRY_S_MIN = 0.05
 RETRY_S_MAX = 2.0
@@ -28,6 +27,7 @@ OPEN_S = 10.0
 CLOSE_S = 2.0
 INBOX_BYTES = 16
 DATA_BYTES_MAX = 1024 * 1024
+UNSENT_BYTES_MAX = 32 * 1024 * 1024
 NO_RESPONDERS = 503
 SUBJECT = re.compile(r"[^\s.]+(\.[^\s.]+)*")
 REFUSED = "authorization violation"
@@ -36,7 +36,7 @@ _log: Any = structlog.get_logger()
 
 
 class LinkDown(Exception):
-    """Not connected (or the outbox is full): nothing is sent, or no answer can come any more."""
+    """Not connected (or too much is unsent): nothing is sent, or no answer can come any more."""
 
 
 class LinkTimeout(Exception):
@@ -51,13 +51,6 @@ class Reply(NamedTuple):
     """An answer."""
 
     data: bytes
-    headers: dict[str, str] | None
-
-
-class _Outgoing(NamedTuple):
-    subject: str
-    data: bytes
-    reply: str
     headers: dict[str, str] | None
 
 
@@ -106,7 +99,6 @@ class Link:
         self._listeners: list[Callable[[bool], None]] = []
         self._pending: dict[str, asyncio.Future[Received]] = {}
         self._token = 0
-        self._outbox: Outbox[_Outgoing | Subscription] = Outbox()
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -194,20 +186,26 @@ class Link:
     # Sending
 
     def send(self, subject: str, data: bytes, reply: str = "", headers: dict[str, str] | None = None) -> None:
-        """Send without waiting, in order with everything else sent. Raises LinkDown, also when the outbox is full."""
-        if not self._up.is_set():
+        """Send without waiting, in order with everything else sent. Raises LinkDown, also when too much is unsent."""
+        client = self._client
+        if client is None or not self._up.is_set():
             raise self._down()
         if len(data) > DATA_BYTES_MAX:
             raise ValueError(f"a message for {subject} has {len(data)} bytes; NATS carries {DATA_BYTES_MAX} at most")
-        if self._outbox.full:
-            raise LinkDown(f"{self.name}: {self._outbox.bytes} bytes wait to be sent already")
-        self._outbox.put(_Outgoing(subject, data, reply, headers), len(data))
+        if not SUBJECT.fullmatch(subject) or (reply and not SUBJECT.fullmatch(reply)):
+            raise ValueError(f"not a subject: {subject!r} or {reply!r}; tokens with dots between, without blanks")
+        if client.unsent > UNSENT_BYTES_MAX:
+            raise LinkDown(f"{self.name}: {client.unsent} bytes wait to be sent already")
+        client.publish(subject, data, reply, headers)
 
     async def publish(self, subject: str, data: bytes, reply: str = "", headers: dict[str, str] | None = None) -> None:
-        """Send, waiting for room in the outbox. Raises LinkDown."""
-        while self._outbox.full and self._up.is_set():
-            await self._outbox.room()
+        """Send, and wait until little is unsent. Raises LinkDown."""
         self.send(subject, data, reply, headers)
+        if self._client is not None:
+            try:
+                await self._client.drained()
+            except NatsError as error:
+                raise LinkDown(f"{self.name}: {error}") from error
 
     async def request(
         self, subject: str, data: bytes, timeout_s: float, headers: dict[str, str] | None = None
@@ -271,8 +269,8 @@ class Link:
     def forget(self, subscription: Subscription) -> None:
         """Drop a closed subscription (see `Subscription.close`)."""
         self._subscriptions.pop(id(subscription), None)
-        if subscription.handle is not None:
-            self._outbox.put(subscription, 0)
+        if subscription.handle is not None and self._client is not None:
+            self._client.unsubscribe(subscription.handle)
 
     # Supervision
 
@@ -309,7 +307,6 @@ class Link:
         self._up.set()
         _log.debug("link.up", link=self.name, url=self.url)
         self._tell(True)
-        writer = asyncio.get_running_loop().create_task(self._write(client))
         try:
             while client.usable:
                 with contextlib.suppress(TimeoutError):
@@ -317,26 +314,11 @@ class Link:
                         await client.closed.wait()
         finally:
             client.closed.set()
-            writer.cancel()
-
-    async def _write(self, client: NatsClient) -> None:
-        """The one task that sends, so that order is kept and a full socket makes everyone wait here."""
-        # nats-py swallows some cancellations, so the loop looks for itself whether it is still wanted.
-        while not client.closed.is_set():
-            item = await self._outbox.take()
-            if isinstance(item, Subscription):
-                await client.unsubscribe(item.handle)
-                continue
-            try:
-                await client.publish(item.subject, item.data, item.reply, item.headers)
-            except NatsError as error:
-                self._trouble(error)
 
     def _went_down(self) -> None:
         was_up = self._up.is_set()
         self._up.clear()
         self._client = None
-        self._outbox.clear()
         for future in self._pending.values():
             if not future.done():
                 future.set_exception(self._down())
@@ -366,7 +348,6 @@ class Link:
             self._closing = True
             with contextlib.suppress(TimeoutError, NatsError):
                 async with asyncio.timeout(CLOSE_S):
-                    await self._outbox.emptied()
                     if self._client is not None and self.connected:
                         await self._client.flush()
         for task in self._tasks:

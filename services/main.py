@@ -19,9 +19,7 @@ import msgspec
 import structlog
 import uvloop
 
-from events.base import WorkerId
 from infra import disk, streams
-from infra.blobs import Blobs
 from infra.connect import open_platform, open_system
 from infra.database import Database
 from infra.disk import DiskGuard
@@ -30,26 +28,21 @@ from infra.index import Index
 from infra.link import Link, LinkDown
 from infra.nats_log import JetStreamLog
 from infra.nats_server import NatsServer, NatsServerError
-from infra.nkey import worker_id_of
 from infra.outputs import Outputs
 from infra.postgres import Postgres
 from infra.postgres_system import PostgresError
-from infra.sealing import Sealer
 from infra.settings import Settings, SettingsError, load
-from infra.tickets import Tickets
 from infra.turn import BeaconTurn
 from services.follower import Snapshotter
 from services.local import LocalWorkers
+from services.parts import core_of, pool_service
 from services.pool.client import PoolClient
 from services.pool.model import NewerFormat
-from services.pool.orders import OrderBook
 from services.pool.service import PoolService
-from services.pool.snapshots import PoolSnapshots
 from services.projector import Projector
 from services.reads import Reads
-from services.version import VERSION
 from web.app import create_app
-from web.core import CannotEnrol, Core, Enrolled
+from web.core import Core
 from web.server import PortTaken, Server, check_free
 
 ROLES = frozenset({"api", "pool", "projector"})
@@ -143,7 +136,9 @@ class ControlPlane:
                 if "api" in self._options.roles:
                     # What was acknowledged before a restart must be there when the first reader asks.
                     await group.sooner(projector.wait_caught_up())
-                    core = self._core(settings, link, log, reads, projector, outputs, server, service)
+                    ask = PoolClient(link, settings.pool, service.ask if service else None)
+                    folder, disk_of = self._folder, lambda: self._disk
+                    core = core_of(folder, settings.pool, ask, log, reads, projector, outputs, server, disk_of)
                     url = await self._api(settings, core)
                     claim.set_url(url)
             self._announce(claim, url, first)
@@ -247,62 +242,11 @@ class ControlPlane:
         await turn.start()
         self._exits.push_async_callback(turn.stop)
         snapshotter = Snapshotter(folder.root)
-        service = PoolService(
-            link,
-            log,
-            pool,
-            book=OrderBook(Sealer(folder.data_key()), Tickets(folder.ticket_key())),
-            index=index,
-            outputs=outputs,
-            snapshots=PoolSnapshots(folder.path("snapshots"), pool),
-            turn=turn,
-            name=name,
-            version=VERSION,
-        )
+        service = pool_service(folder, link, log, pool, index, outputs, turn, name)
         service.on_committed = snapshotter.committed
         group.start(service.run())
         group.start(snapshotter.run())
         return service
-
-    def _core(
-        self,
-        settings: Settings,
-        link: Link,
-        log: JetStreamLog,
-        reads: Reads,
-        projector: Projector,
-        outputs: Outputs,
-        server: NatsServer | None,
-        service: PoolService | None,
-    ) -> Core:
-        folder = self._folder
-
-        async def enrol(name: str, public_key: str) -> Enrolled:
-            if server is None:
-                raise CannotEnrol("this hive uses an external NATS; add the worker's public key to its configuration")
-            worker = worker_id_of(public_key)
-            await server.add_worker(worker, public_key)
-            return Enrolled(worker, settings.pool, server.url)
-
-        async def forget(worker: WorkerId) -> bool:
-            return server is not None and await server.remove_worker(worker)
-
-        return Core(
-            pool=settings.pool,
-            version=VERSION,
-            admin_key=folder.admin_key(),
-            ask=PoolClient(link, settings.pool, service.ask if service else None),
-            reads=reads,
-            projector=projector,
-            log=log,
-            blobs=Blobs(folder.directory("blobs")),
-            outputs=outputs,
-            sealer=Sealer(folder.data_key()),
-            tickets=Tickets(folder.ticket_key()),
-            enrol=enrol,
-            forget=forget,
-            disk=lambda: self._disk,
-        )
 
     async def _api(self, settings: Settings, core: Core) -> str:
         kept = self._folder.path("api.port")

@@ -19,7 +19,6 @@ from events.protocol import Cancel, Ended, Hello, Orders, Poll, Report, ReportIt
 from events.task import Detail
 from events.worker import Capacity
 from infra import nkey
-from infra.blobs import Blobs
 from infra.database import Database
 from infra.disk import DiskGuard
 from infra.folder import Folder
@@ -29,17 +28,13 @@ from infra.nats_log import JetStreamLog
 from infra.nats_server import NatsServer
 from infra.outputs import Outputs
 from infra.postgres import Postgres
-from infra.sealing import Sealer
-from infra.tickets import Tickets
+from services.parts import core_of, pool_service
 from services.pool.client import PoolClient
-from services.pool.orders import OrderBook
-from services.pool.service import PoolService
-from services.pool.snapshots import PoolSnapshots
 from services.projector import Projector
 from services.reads import Reads
 from tests.nats_support import linked, serving, until
 from web.app import create_app
-from web.core import Core, Enrolled
+from web.core import Core
 from web.server import Server
 
 POOL = "default"
@@ -107,10 +102,15 @@ async def api(root: Path, *, tables: bool = False, **changes: Any) -> AsyncGener
             exits.push_async_callback(database.close)
         log, outputs = JetStreamLog(link), Outputs(folder.path("outputs"))
         projector = Projector(log, database, folder.directory("snapshots"))
-        service = await _pool(exits, folder, link, log, outputs)
+        index = Index(folder.directory("index") / "pool.sqlite")
+        exits.callback(index.close)
+        service = pool_service(folder, link, log, POOL, index, outputs, AlwaysTurn(), "test")
         running = [asyncio.create_task(projector.run()), asyncio.create_task(service.run())]
         exits.push_async_callback(_end, running)
-        core = replace(_core(folder, nats, link, log, projector, Reads(projector, database), outputs), **changes)
+        guard = DiskGuard(folder.root, 0, 0)
+        reads, ask = Reads(projector, database), PoolClient(link, POOL)
+        core = core_of(folder, POOL, ask, log, reads, projector, outputs, nats, lambda: guard)
+        core = replace(core, **changes)
         server = Server(create_app(core), "127.0.0.1", 0)
         await server.start()
         exits.push_async_callback(server.stop)
@@ -125,59 +125,6 @@ async def _end(tasks: list["asyncio.Task[None]"]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _pool(exits: AsyncExitStack, folder: Folder, link: Link, log: JetStreamLog, outputs: Outputs) -> PoolService:
-    index = Index(folder.directory("index") / "pool.sqlite")
-    exits.callback(index.close)
-    return PoolService(
-        link,
-        log,
-        POOL,
-        book=OrderBook(Sealer(folder.data_key()), Tickets(folder.ticket_key())),
-        index=index,
-        outputs=outputs,
-        snapshots=PoolSnapshots(folder.path("snapshots"), POOL),
-        turn=AlwaysTurn(),
-        name="test",
-        version="test",
-    )
-
-
-def _core(
-    folder: Folder,
-    nats: NatsServer,
-    link: Link,
-    log: JetStreamLog,
-    projector: Projector,
-    reads: Reads,
-    outputs: Outputs,
-) -> Core:
-    async def enrol(name: str, public_key: str) -> Enrolled:
-        worker = nkey.worker_id_of(public_key)
-        await nats.add_worker(worker, public_key)
-        return Enrolled(worker, POOL, nats.url)
-
-    async def forget(worker: str) -> bool:
-        return bool(await nats.remove_worker(worker))
-
-    disk = DiskGuard(folder.root, 0, 0)
-    return Core(
-        pool=POOL,
-        version="test",
-        admin_key=folder.admin_key(),
-        ask=PoolClient(link, POOL),
-        reads=reads,
-        projector=projector,
-        log=log,
-        blobs=Blobs(folder.directory("blobs")),
-        outputs=outputs,
-        sealer=Sealer(folder.data_key()),
-        tickets=Tickets(folder.ticket_key()),
-        enrol=enrol,
-        forget=forget,
-        disk=lambda: disk,
-    )
 
 
 class AlwaysTurn:

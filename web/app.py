@@ -8,7 +8,6 @@ from web import blobs, events, jobs, tasks, workers
 from web.auth import Gate
 from web.core import Core
 from web.events import Texts
-from web.manifests import Manifests
 from web.openapi import config
 from web.problems import respond
 from web.stream import Closing
@@ -19,12 +18,12 @@ BODY_BYTES_MAX = 1024**2
 
 def create_app(core: Core) -> Litestar:
     """The API over `core`. Serve it with `web.server.Server`, which ends its streams when it stops."""
-    manifests, texts = Manifests(core.blobs), Texts()
+    texts = Texts()
     app = Litestar(
         route_handlers=[*jobs.ROUTES, *tasks.ROUTES, *blobs.ROUTES, *events.ROUTES, *workers.ROUTES],
         dependencies={
+            # One that most handlers take, and a second only where it does not matter: for two, Litestar starts tasks.
             "core": Provide(lambda: core, sync_to_thread=False),
-            "manifests": Provide(lambda: manifests, sync_to_thread=False),
             "texts": Provide(lambda: texts, sync_to_thread=False),
         },
         exception_handlers={Exception: respond},
@@ -34,5 +33,5 @@ def create_app(core: Core) -> Litestar:
         state=State({"closing": Closing()}),
     )
     # Outermost, so that what has no route is closed too.
-    app.asgi_handler = Gate(app.asgi_handler, core, manifests)
+    app.asgi_handler = Gate(app.asgi_handler, core)
     return app

@@ -20,7 +20,6 @@ from infra.sealing import KeyDestroyed
 from infra.tickets import PUT, BadTicket, Ticket
 from services.reads import after_of
 from web.core import Core
-from web.manifests import Manifests
 from web.problems import MEDIA_TYPE, Failed, encode, failed_of
 
 OPEN_PATHS = frozenset({"/health"})
@@ -37,10 +36,10 @@ _text_of = msgspec.json.Decoder(TaskText).decode
 class Gate:
     """An ASGI application around another."""
 
-    def __init__(self, inner: ASGIApp, core: Core, manifests: Manifests) -> None:
+    def __init__(self, inner: ASGIApp, core: Core) -> None:
         self._inner, self._core = inner, core
         self._key = _hash(core.admin_key)
-        self._door = TicketDoor(core, manifests)
+        self._door = TicketDoor(core)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through, or answer with a problem."""
@@ -99,8 +98,8 @@ async def _refuse(failed: Failed, send: Send) -> None:
 class TicketDoor:
     """What workers' tickets open: the blobs they name, those that the manifest they name lists, and results of jobs."""
 
-    def __init__(self, core: Core, manifests: Manifests) -> None:
-        self._core, self._manifests = core, manifests
+    def __init__(self, core: Core) -> None:
+        self._core = core
         self._results: OrderedDict[JobId, set[bytes]] = OrderedDict()
         self._kept = 0
         self._each: OrderedDict[JobId, Digest] = OrderedDict()
@@ -130,7 +129,7 @@ class TicketDoor:
             if await self._is_result(job, digest):
                 return True
         each = await self._each_of(ticket.job)
-        return bool(each) and ticket.opens(each) and await self._manifests.names(each, digest)
+        return bool(each) and ticket.opens(each) and await self._core.manifests.names(each, digest)
 
     async def _each_of(self, job: JobId) -> Digest:
         """The manifest of the ticket's job, "" when it has none."""

@@ -13,6 +13,7 @@ from infra.tickets import Tickets
 from services.pool.client import PoolClient
 from services.projector import Projector
 from services.reads import Reads
+from web.manifests import Manifests
 
 OWNER: UserId = "admin"
 """Whose the admin key is, as events name it."""
@@ -29,13 +30,9 @@ class Enrolled:
     nats_url: str
 
 
-class CannotEnrol(Exception):
-    """This hive cannot take workers in by itself; the text says why and what to do."""
-
-
 @dataclass(frozen=True)
 class Core:
-    """The platform as the API sees it. `enrol(name, public_key)` raises ValueError or CannotEnrol;
+    """The platform as the API sees it. `enrol(name, public_key)` raises ValueError or problems.CannotEnrol;
     `forget(worker)` says whether there was such a worker.
     """
 
@@ -47,6 +44,7 @@ class Core:
     projector: Projector
     log: Log
     blobs: Blobs
+    manifests: Manifests
     outputs: Outputs
     sealer: Sealer
     tickets: Tickets

@@ -22,9 +22,8 @@ from services.pool.commands import Accepted, CancelJob, Outcome, RefusedAnswer, 
 from services.reads import BadCursor, JobFilter, after_of
 from web import schema
 from web.core import BY, Core
-from web.manifests import Manifests
 from web.openapi import SubmitOperation
-from web.params import LIMIT, CoreArg, Limit, ManifestsArg, MinPosition, at_least, problems
+from web.params import LIMIT, CoreArg, Limit, MinPosition, at_least, problems
 from web.problems import Failed, bad_field, encode, failed_of, not_found
 from web.refs import Place
 from web.submit import BODY_BYTES_MAX, Request, blobs_of, build, check_key, parse, size_of
@@ -58,19 +57,19 @@ Key = Annotated[
     operation_class=SubmitOperation,
     request_max_body_size=BODY_BYTES_MAX,
 )
-async def submit(core: CoreArg, manifests: ManifestsArg, body: RawBody, idempotency_key: Key = "") -> Response[bytes]:
+async def submit(core: CoreArg, body: RawBody, idempotency_key: Key = "") -> Response[bytes]:
     """Take jobs in."""
     if core.disk().state == "full":
         raise Failed(507, "disk-full", core.disk().why(), remedy="free some space on the hive's disk")
     check_key(idempotency_key)
     specs, place = parse(body)
     asked = build(specs, place, idempotency_key, core.sealer)
-    await _check_blobs(core, manifests, asked, place)
+    await _check_blobs(core, asked, place)
     answer = await _ask(core, asked, place)
     return Response(encode(answer), status_code=201, media_type="application/json")
 
 
-async def _check_blobs(core: Core, manifests: Manifests, asked: Request, place: Place) -> None:
+async def _check_blobs(core: Core, asked: Request, place: Place) -> None:
     named = blobs_of(asked.specs, place)
     if not named:
         return
@@ -80,7 +79,7 @@ async def _check_blobs(core: Core, manifests: Manifests, asked: Request, place: 
         raise bad_field(field, f"{field}: there is no blob {missing[0]}", f"upload it: PUT /v1/blobs/{missing[0]}")
     for number, spec in enumerate(asked.specs):
         if spec.each:
-            await manifests.check(f"{place(number)}each", spec.each, spec.count)
+            await core.manifests.check(f"{place(number)}each", spec.each, spec.count)
 
 
 async def _ask(core: Core, asked: Request, place: Place) -> schema.SubmitAnswer:

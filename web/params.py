@@ -8,14 +8,12 @@ from litestar.params import QueryParameter, SkipValidation
 
 from events.catalog import position_of
 from web.core import Core
-from web.manifests import Manifests
 from web.problems import MEDIA_TYPE, Failed, refuse_position
 from web.schema import LIMIT_DEFAULT, LIMIT_MAX, Problem
 
 REACHED_S_MAX = 10.0
 
 CoreArg: TypeAlias = NamedDependency[SkipValidation[Core]]
-ManifestsArg: TypeAlias = NamedDependency[SkipValidation[Manifests]]
 Limit: TypeAlias = Annotated[int, QueryParameter(ge=1, le=LIMIT_MAX, description=f"At most so many, up to {LIMIT_MAX}")]
 MinPosition: TypeAlias = Annotated[
     str,

@@ -26,7 +26,6 @@ from infra.sealing import KeyDestroyed
 from projections.rows import JobState, TaskState
 from services.pool.client import PoolUnavailable
 from services.reads import ReadsUnavailable
-from web.core import CannotEnrol
 from web.schema import JobOutcome, Problem
 
 MEDIA_TYPE = "application/problem+json"
@@ -63,6 +62,10 @@ class Failed(Exception):
             remedy=remedy,
             jobs=jobs or [],
         )
+
+
+class CannotEnrol(Exception):
+    """This hive cannot take workers in by itself; the text says why and what to do."""
 
 
 def bad_field(field: str, detail: str, remedy: str = "", status: int = 422) -> Failed:

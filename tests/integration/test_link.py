@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.link import DATA_BYTES_MAX, Link, LinkDown, LinkTimeout, NoResponders
+from infra.link import DATA_BYTES_MAX, UNSENT_BYTES_MAX, Link, LinkDown, LinkTimeout, NoResponders
 from infra.nats_server import NatsServer
-from infra.outbox import BYTES_MAX
 from tests.nats_support import linked, serving, until
 
 
@@ -17,6 +16,13 @@ async def restart(server: NatsServer) -> None:
     os.kill(server.pid, signal.SIGKILL)
     await until(lambda: not server.alive(), "the server is dead")
     await server.ensure()
+
+
+def unsent(link: Link) -> int:
+    """Bytes that wait for the socket."""
+    client = link._client
+    assert client is not None
+    return client.unsent
 
 
 async def test_requests_are_answered_each_with_its_own_answer(tmp_path: Path) -> None:
@@ -134,12 +140,23 @@ async def test_a_flood_waits_for_room_instead_of_filling_memory(tmp_path: Path) 
     async with serving(tmp_path) as server, linked(server) as link:
         await link.subscribe("echo", lambda s, r, d: link.send(r, d))
         most = 0
-        for _ in range(2 * BYTES_MAX // DATA_BYTES_MAX):
+        for _ in range(2 * UNSENT_BYTES_MAX // DATA_BYTES_MAX):
             await link.publish("nobody.listens", b"x" * DATA_BYTES_MAX)
-            most = max(most, link._outbox.bytes)
-        assert BYTES_MAX < most < BYTES_MAX + 2 * DATA_BYTES_MAX
+            most = max(most, unsent(link))
+        assert most < 2 * DATA_BYTES_MAX
         # Everything went out, in order, or this would not come after it.
         assert (await link.request("echo", b"after", 20)).data == b"after"
+
+
+async def test_what_is_no_subject_is_not_sent(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server, linked(server) as link:
+        for subject in ("", "a b", "a..b", "a\r\nPUB x 0"):
+            with pytest.raises(ValueError, match="not a subject"):
+                link.send(subject, b"")
+            if subject:
+                with pytest.raises(ValueError, match="not a subject"):
+                    link.send("a", b"", reply=subject)
+        assert link.connected
 
 
 async def test_what_is_no_subject_is_refused(tmp_path: Path) -> None:
@@ -150,12 +167,12 @@ async def test_what_is_no_subject_is_refused(tmp_path: Path) -> None:
         assert link.connected
 
 
-async def test_a_full_outbox_refuses_what_cannot_wait(tmp_path: Path) -> None:
+async def test_who_does_not_wait_is_refused_when_too_much_is_unsent(tmp_path: Path) -> None:
     async with serving(tmp_path) as server, linked(server) as link:
-        for _ in range(BYTES_MAX // DATA_BYTES_MAX):
-            link.send("n", b"x" * DATA_BYTES_MAX)
-        with pytest.raises(LinkDown, match="wait to be sent"):
-            link.send("n", b"x")
+        with pytest.raises(LinkDown, match="wait to be sent already"):
+            for _ in range(2 * UNSENT_BYTES_MAX // DATA_BYTES_MAX):
+                link.send("n", b"x" * DATA_BYTES_MAX)
+        assert unsent(link) < UNSENT_BYTES_MAX + 2 * DATA_BYTES_MAX
 
 
 async def test_opening_says_why_it_failed(tmp_path: Path) -> None:
