@@ -9,13 +9,14 @@ from typing import Any, NamedTuple, TypeAlias, get_args
 
 import msgspec
 
+from events.account import AnyAccountEvent
 from events.base import Event, tag_of
 from events.job import AnyJobEvent
 from events.pool import AnyPoolEvent
 from events.task import AnyTaskEvent
 from events.worker import AnyWorkerEvent
 
-AnyEvent: TypeAlias = AnyJobEvent | AnyTaskEvent | AnyWorkerEvent | AnyPoolEvent
+AnyEvent: TypeAlias = AnyJobEvent | AnyTaskEvent | AnyWorkerEvent | AnyPoolEvent | AnyAccountEvent
 
 EVENTS: tuple[type[Event], ...] = get_args(AnyEvent)
 BY_TAG: dict[str, type[Event]] = {tag_of(kind): kind for kind in EVENTS}
@@ -115,6 +116,10 @@ def event_of(raw: msgspec.Raw | bytes) -> AnyEvent | Unknown:
 def pool_subject(pool: str) -> str:
     """Where the facts of a pool are."""
     return f"evt.pool.{pool}"
+
+
+ACCOUNTS_SUBJECT = "evt.accounts.main"
+"""Where the facts about users, keys and the identities of workers are."""
 
 
 def position_text(position: int) -> str:

@@ -158,6 +158,8 @@ def _python(node: inspect.Type) -> str:
             return "bool"
         case inspect.BytesType():
             return "bytes"
+        case inspect.NoneType():
+            return "nothing"
         case inspect.LiteralType():
             return " or ".join(f"`{value}`" for value in node.values)
         case inspect.ListType() | inspect.VarTupleType():
@@ -182,6 +184,8 @@ def _typescript(node: inspect.Type) -> str:
             return "boolean"
         case inspect.BytesType():
             return "Base64"
+        case inspect.NoneType():
+            return "null"
         case inspect.LiteralType():
             return " | ".join(f'"{value}"' for value in node.values)
         case inspect.ListType() | inspect.VarTupleType():

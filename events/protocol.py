@@ -34,13 +34,16 @@ class Held(msgspec.Struct, frozen=True, gc=False):
 
 
 class Hello(msgspec.Struct, frozen=True, gc=False):
-    """Opens a session: said in its first poll, and again when the platform answers `resync`."""
+    """Opens a session: said in its first poll, and again when the platform answers `resync`. `since_boot_ms`: when the
+    agent started, on the clock that begins at boot (0: not told); of two sessions of one boot, the later is the newer.
+    """
 
     boot: str
     capacity: Capacity
     version: str
     nonce: str
     holding: list[Held] = []
+    since_boot_ms: int = 0
 
 
 class Poll(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

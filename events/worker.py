@@ -23,12 +23,15 @@ class WorkerEvent(Event):
 
 
 class WorkerRegistered(WorkerEvent, tag="worker.registered"):
-    """A worker's agent opened a session; an older session of this worker ends with it."""
+    """A worker's agent opened a session; an older session of this worker ends with it. `since_boot_ms`: when that agent
+    started, on its machine's clock since boot; 0: not told.
+    """
 
     session: str
     boot: str
     capacity: Capacity
     version: str = ""
+    since_boot_ms: int = 0
 
 
 class WorkerReported(WorkerEvent, tag="worker.reported"):
@@ -54,13 +57,16 @@ class WorkerStopped(WorkerEvent, tag="worker.stopped"):
 
 
 class WorkerDrained(WorkerEvent, tag="worker.drained"):
-    """The worker finishes what it has and gets nothing new, until it is undrained."""
+    """The worker finishes what it has and gets nothing new, until it is undrained. `ask`: the request's own id."""
 
     by: Literal["operator", "worker"] = "operator"
+    ask: str = ""
 
 
 class WorkerUndrained(WorkerEvent, tag="worker.undrained"):
-    """The worker gets work again."""
+    """The worker gets work again. `ask`: the request's own id."""
+
+    ask: str = ""
 
 
 AnyWorkerEvent = (

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from events.units import size_text
+
 DiskState: TypeAlias = Literal["ok", "low", "full"]
 
 WARN_BYTES = 4 * 1024**3
@@ -65,8 +67,8 @@ class DiskGuard:
         if state == "ok":
             return ""
         limit = self._stop if state == "full" else self._warn
-        does = "new work is refused" if state == "full" else f"new work is refused below {_size(self._stop)}"
-        return f"{_size(free)} free on the disk of {self._path}, below {_size(limit)}: {does}; free some space there"
+        does = "new work is refused" if state == "full" else f"new work is refused below {size_text(self._stop)}"
+        return f"{size_text(free)} free on the disk of {self._path}, below {size_text(limit)}: {does}; free some space there"
 
 
 async def watch(guard: Callable[[], DiskGuard], say: Callable[[str], None]) -> None:
@@ -75,13 +77,6 @@ async def watch(guard: Callable[[], DiskGuard], say: Callable[[str], None]) -> N
     while True:
         now = guard()
         if (state := now.state) != before:
-            say(now.why() or f"the disk has room again: {_size(now.free)} free")
+            say(now.why() or f"the disk has room again: {size_text(now.free)} free")
             before = state
         await asyncio.sleep(WATCH_S)
-
-
-def _size(count: int) -> str:
-    for unit, scale in (("TiB", 1024**4), ("GiB", 1024**3), ("MiB", 1024**2)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} bytes"

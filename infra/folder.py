@@ -5,6 +5,7 @@ Ownership is a kernel lock (flock) on `hive.lock`, so it ends with its process, 
 made once and never changed.
 """
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -27,6 +28,10 @@ KEY_BYTES = 32
 
 class FolderInUse(Exception):
     """Another process owns the data folder; the text names it and the remedy."""
+
+
+class FolderGone(Exception):
+    """The data folder was removed or replaced while it was in use; the text says so and what to do."""
 
 
 class Running(msgspec.Struct, frozen=True, gc=False):
@@ -206,10 +211,25 @@ class Claim:
         command = f"{Path(sys.argv[0]).name} {self._what}"
         write_atomic(self._folder.path("running.json"), _encode(Running(os.getpid(), self._what, command, url)))
 
+    def check(self) -> None:
+        """Raise FolderGone when what lies at the folder's path is not the folder that was claimed any more."""
+        root = self._folder.root
+        try:
+            same = os.path.samestat(os.stat(root / "hive.lock"), os.fstat(self._handle))
+        except (FileNotFoundError, NotADirectoryError):
+            same = False
+        if not same:
+            raise FolderGone(
+                f"the data folder {root} was removed, moved or replaced while this hive ran on it; nothing more can be "
+                "kept there. Put the folder back (from a copy) and start again; without one a new hive begins there"
+            )
+
     def release(self) -> None:
         """Give the folder back; a second call does nothing."""
         if self._handle >= 0:
-            self._folder.path("running.json").unlink(missing_ok=True)
+            with contextlib.suppress(FolderGone):  # another's is not ours to tidy
+                self.check()
+                self._folder.path("running.json").unlink(missing_ok=True)
             os.close(self._handle)
             self._handle = -1
 

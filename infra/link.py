@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from infra.nats_client import NatsClient, NatsError, Received, error_text
+from infra.credential import Credential
+from infra.nats_client import NO_CREDENTIAL, NatsClient, NatsError, Received, error_text, is_web
+from infra.tls import Trust
 
 RETRY_S_MIN = 0.05
 RETRY_S_MAX = 2.0
@@ -30,7 +32,7 @@ DATA_BYTES_MAX = 1024 * 1024
 UNSENT_BYTES_MAX = 32 * 1024 * 1024
 NO_RESPONDERS = 503
 SUBJECT = re.compile(r"[^\s.]+(\.[^\s.]+)*")
-REFUSED = "authorization violation"
+REFUSED = ("authorization violation", "authentication revoked", "authentication expired", NO_CREDENTIAL)
 
 _log: Any = structlog.get_logger()
 
@@ -62,7 +64,8 @@ class Subscription:
         self._link = link
         self._callback = callback
         self._active = True
-        self.handle: Any = None
+        self.number = 0
+        """Among those of the present connection; 0 before the first."""
 
     def deliver(self, message: Received) -> None:
         """Hand a message to the callback; a failing callback is a bug that must not end the others."""
@@ -83,12 +86,15 @@ class Subscription:
 class Link:
     """A connection that comes back. Make one with `Link.open`. Not thread-safe: one event loop."""
 
-    def __init__(self, url: str, seed: str, name: str, inbox_prefix: str = "") -> None:
+    def __init__(
+        self, url: str, credential: Credential, name: str, inbox_prefix: str = "", trust: Trust | None = None
+    ) -> None:
         self.url = url
+        self._ways, self._trust = _ways(url), trust or Trust()
         self.name = name
         self.last_error = ""
         """Why the last attempt or connection failed."""
-        self._seed = seed
+        self._credential = credential
         self._prefix = inbox_prefix or "_INBOX"
         self._inbox = self.new_inbox()
         self._client: NatsClient | None = None
@@ -103,14 +109,22 @@ class Link:
 
     @classmethod
     async def open(
-        cls, url: str, seed: str, name: str, inbox_prefix: str = "", wait_s: float | None = OPEN_S
+        cls,
+        url: str,
+        credential: Credential,
+        name: str,
+        inbox_prefix: str = "",
+        wait_s: float | None = OPEN_S,
+        trust: Trust | None = None,
     ) -> "Link":
-        """A link to `url` as the user whose nkey seed is `seed`. `name` is what the server's log calls it.
+        """A link to `url` as the user of `credential`, each time with its newest JWT. `name`: for the server's log.
+        `trust`: whom to believe behind tls:// and wss:// [those that the system does]. Of several URLs, comma between,
+        those over TCP and those over WebSocket are tried in turn, and what worked is tried first.
 
         Waits up to `wait_s` seconds to be connected (None: for ever; 0: not at all, the link goes on trying).
-        Raises LinkDown with the reason of the last failure, at once when the server refuses the key.
+        Raises LinkDown with the reason of the last failure, at once when the server refuses the user.
         """
-        link = cls(url, seed, name, inbox_prefix)
+        link = cls(url, credential, name, inbox_prefix, trust)
         await link._start(wait_s)
         return link
 
@@ -148,8 +162,8 @@ class Link:
 
     @property
     def refused(self) -> bool:
-        """Whether the server does not accept our key (any more); the link goes on trying."""
-        return not self.connected and REFUSED in self.last_error.lower()
+        """Whether the server does not accept our key or JWT (any more); the link goes on trying."""
+        return not self.connected and any(words in self.last_error.lower() for words in REFUSED)
 
     @property
     def server_id(self) -> str:
@@ -255,7 +269,7 @@ class Link:
         client = self._client
         if client is not None and self.connected:
             try:
-                await self._attach(client, subscription)
+                self._attach(client, subscription)
                 await client.flush()
             except NatsError as error:
                 # The next connection has it: this one is about to be replaced.
@@ -263,34 +277,40 @@ class Link:
                 client.closed.set()
         return subscription
 
-    async def _attach(self, client: NatsClient, subscription: Subscription) -> None:
-        subscription.handle = await client.subscribe(subscription.subject, subscription.deliver)
+    def _attach(self, client: NatsClient, subscription: Subscription) -> None:
+        subscription.number = client.subscribe(subscription.subject, subscription.deliver)
 
     def forget(self, subscription: Subscription) -> None:
         """Drop a closed subscription (see `Subscription.close`)."""
         self._subscriptions.pop(id(subscription), None)
-        if subscription.handle is not None and self._client is not None:
-            self._client.unsubscribe(subscription.handle)
+        if subscription.number and self._client is not None:
+            self._client.unsubscribe(subscription.number)
 
     # Supervision
 
     async def _supervise(self) -> None:
         """Connect, serve until it breaks, and again."""
-        failures = 0
+        failures, said = 0, set[str]()
         while not self._closing:
             client = NatsClient(self._trouble)
             try:
-                await client.connect(self.url, self._seed, self.name)
+                await client.connect(self._ways[0], self._credential, self.name, self._trust)
                 for subscription in list(self._subscriptions.values()):
-                    await self._attach(client, subscription)
+                    self._attach(client, subscription)
                 await client.flush()
+                if self._closing:
+                    return  # nats-py waits in a way that can lose the cancellation
                 failures = 0
+                said.clear()
                 await self._serve(client)
             except NatsError as error:
                 failures += 1
-                if str(error) != self.last_error:
-                    _log.warning("link.connect_failed", link=self.name, url=self.url, error=str(error))
+                if str(error) not in said:
+                    said.add(str(error))
+                    _log.warning("link.connect_failed", link=self.name, url=self._ways[0], error=str(error))
                 self.last_error = str(error)
+                if not self.refused:
+                    self._ways.append(self._ways.pop(0))
             except Exception as error:  # noqa: BLE001 - a bug in nats-py must not leave the link down for ever
                 failures += 1
                 _log.exception("link.failed", link=self.name)
@@ -360,6 +380,13 @@ class Link:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _ways(url: str) -> list[str]:
+    """The URLs in `url` by how they connect, each way as NatsClient takes it."""
+    urls = [one.strip() for one in url.split(",")]
+    ways = [",".join(one for one in urls if is_web(one) == web) for web in (False, True)]
+    return [way for way in ways if way]
 
 
 def _expire(future: "asyncio.Future[Received]", subject: str, timeout_s: float) -> None:

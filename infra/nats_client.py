@@ -9,12 +9,18 @@ Between nats-py's queues, each message would wait twice for its turn: a quarter 
 """
 
 import asyncio
+import base64
 import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import nats.errors
 from nats.aio.client import Client as NatsPy
+
+from infra.credential import BadCredential, Credential
+from infra.nats_websocket import WebSocket
+from infra.nkey import Signer
+from infra.tls import TlsError, Trust, doubt
 
 CONNECT_S = 3
 PING_INTERVAL_S = 5
@@ -24,6 +30,7 @@ CLOSE_S = 1.0
 FLUSH_S = 3
 HEADERS_LINE = b"NATS/1.0"
 DESCRIPTION = "Description"
+NO_CREDENTIAL = "there is no credential yet"
 
 
 class Received(NamedTuple):
@@ -76,12 +83,17 @@ class NatsClient:
         self._on_trouble = on_trouble
         self._nats: Any = _NatsPy()
         self._socket: Any = None
-        self._ending: set[asyncio.Task[None]] = set()
+        self._subscribed = 0
         self.closed = asyncio.Event()
 
-    async def connect(self, url: str, seed: str, name: str) -> None:
-        """Connect to `url` (or one of several, comma between) and authenticate. Raises NatsError."""
-        last: list[Exception] = []
+    async def connect(self, url: str, credential: Credential, name: str, trust: Trust) -> None:
+        """Connect to `url` (or one of several of a kind, comma between) and authenticate. Raises NatsError.
+
+        With tls:// and wss:// nothing is said before the server has proved to be one that is trusted.
+        """
+        options, last = _who(credential) | _safe(url, trust), list[Exception]()
+        if is_web(url):
+            self._nats._transport = WebSocket()  # noqa: SLF001 - nats-py would make one of its own
 
         async def on_error(error: Exception) -> None:
             last.append(error)
@@ -92,7 +104,7 @@ class NatsClient:
                 await self._nats.connect(
                     [server.strip() for server in url.split(",")],
                     name=name,
-                    nkeys_seed_str=seed,
+                    **options,
                     allow_reconnect=False,
                     max_reconnect_attempts=1,
                     reconnect_time_wait=0,
@@ -105,10 +117,16 @@ class NatsClient:
         except Exception as error:
             await self.close()
             raise NatsError(error_text(last[-1] if last else error)) from error
-        self._socket = self._nats._transport._io_writer.transport  # noqa: SLF001 - nats-py writes through a queue only
+        transport: Any = self._nats._transport  # noqa: SLF001 - nats-py writes through a queue only
+        if "tls" in options and not isinstance(transport, WebSocket):
+            # What upgraded the connection did not tell this one, which warns of it at each end.
+            transport._io_writer.transport.get_protocol()._over_ssl = True  # noqa: SLF001 - there is no argument for it
+        self._socket = transport if isinstance(transport, WebSocket) else transport._io_writer.transport  # noqa: SLF001 - as above
 
     async def _on_closed(self) -> None:
         self.closed.set()
+        if (why := self._nats.last_error) is not None:
+            self._on_trouble(why)
 
     def _noticed(self, error: Exception) -> None:
         # nats-py may hang or fail between seeing the end of the stream and calling `closed_cb`.
@@ -150,25 +168,18 @@ class NatsClient:
         except OSError as error:
             raise NatsError(error_text(error)) from error
 
-    async def subscribe(self, subject: str, callback: Callable[[Received], None]) -> Any:
-        """Call back for each message on `subject`, in order; a handle for `unsubscribe`. Raises NatsError."""
-        # Known before the server is asked, under the number that nats-py gives next.
-        self._nats.callbacks[self._nats._sid + 1] = callback  # noqa: SLF001 - nats-py has no public name for it
-        try:
-            return await self._nats.subscribe(subject, cb=_never)
-        except (nats.errors.Error, OSError) as error:
-            raise NatsError(error_text(error)) from error
+    def subscribe(self, subject: str, callback: Callable[[Received], None]) -> int:
+        """Call back for each message on `subject`, in order; a number for `unsubscribe`. In force after a `flush`."""
+        # Written like messages: nats-py would let the flush's PING overtake it.
+        self._subscribed += 1
+        self._nats.callbacks[self._subscribed] = callback
+        self._socket.write(b"SUB %s %d\r\n" % (subject.encode(), self._subscribed))
+        return self._subscribed
 
-    def unsubscribe(self, handle: Any) -> None:
+    def unsubscribe(self, number: int) -> None:
         """End a subscription; harmless when it or the connection is over."""
-        if self._nats.callbacks.pop(handle._id, None) is not None:  # noqa: SLF001 - nats-py has no public name for it
-            task = asyncio.ensure_future(self._unsubscribe(handle))
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
-
-    async def _unsubscribe(self, handle: Any) -> None:
-        with contextlib.suppress(nats.errors.Error, OSError):
-            await handle.unsubscribe()
+        if self._nats.callbacks.pop(number, None) is not None:
+            self._socket.write(b"UNSUB %d\r\n" % number)
 
     async def flush(self) -> None:
         """Return once the server has dealt with everything sent so far. Raises NatsError."""
@@ -185,16 +196,49 @@ class NatsClient:
                 await self._nats.close()
         # close() waits for unsent bytes, or does nothing after its own failure: the socket must go all the same.
         transport: Any = self._nats._transport  # noqa: SLF001 - nats-py has no abort
-        writer: Any = getattr(transport, "_io_writer", None)
-        if writer is not None:
+        if isinstance(transport, WebSocket):
+            await transport.abort()
+        elif (writer := getattr(transport, "_io_writer", None)) is not None:
             writer.transport.abort()
 
 
-async def _never(message: Any) -> None:
-    """nats-py wants a callback; ours is called before its queue (see `_NatsPy`)."""
+def _who(credential: Credential) -> dict[str, Any]:
+    """How nats-py is told who connects. Raises NatsError."""
+    if credential.jwt is None:
+        return {"nkeys_seed_str": credential.seed}
+    try:
+        jwt = credential.jwt()
+    except BadCredential as error:
+        raise NatsError(str(error)) from error
+    if not jwt:
+        raise NatsError(NO_CREDENTIAL)
+    signer = Signer(credential.seed)
+
+    def signature(nonce: str) -> bytes:
+        return base64.b64encode(signer.sign(nonce.encode()))
+
+    return {"user_jwt_cb": jwt.encode, "signature_cb": signature}
+
+
+def is_web(url: str) -> bool:
+    """Whether it is of NATS over WebSocket."""
+    return url.strip().startswith(("ws://", "wss://"))
+
+
+def _safe(url: str, trust: Trust) -> dict[str, Any]:
+    """How nats-py is told to use TLS. Raises NatsError."""
+    if not any(server.strip().startswith(("tls://", "wss://")) for server in url.split(",")):
+        return {}
+    try:
+        # From the first byte: nats-py would believe a server that says, unencrypted, that it has no TLS.
+        return {"tls": trust.context(), "tls_handshake_first": True}
+    except TlsError as error:
+        raise NatsError(str(error)) from error
 
 
 def error_text(error: Exception) -> str:
     """What a nats-py error says, in plain words."""
+    if doubted := doubt(error):
+        return doubted
     text = str(error).removeprefix("nats: ").strip("'\" ")
     return text or type(error).__name__

@@ -8,8 +8,9 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -19,8 +20,10 @@ SETTINGS_FILE = "hive.toml"
 POOL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 PORT_MAX = 65535
 REPLICAS = (1, 3, 5)
+ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
+NATS_URL = re.compile(r"(tls|wss)://[^\s,/]+(/[^\s,]*)?")
 TYPO_LIKENESS = 0.8
-CLIENT_NAMES = frozenset({"HIVE_URL", "HIVE_KEY", "HIVE_DATA"})
+CLIENT_NAMES = frozenset({"HIVE_URL", "HIVE_KEY", "HIVE_DATA", "HIVE_CA", "HIVE_CA_SHA256"})
 """Names of the environment that are the command line's, not settings."""
 
 
@@ -40,7 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     nats_port: int = 0
     """Port of the embedded nats-server; 0 takes a free one at the first start and keeps it."""
     nats_url: str = ""
-    """An external NATS; with it come the seed files of a user in PLATFORM and of one in SYS."""
+    """An external NATS; with it come files with the seed of a user in PLATFORM and of one in SYS, or their .creds files."""
     nats_seed_file: str = ""
     nats_sys_seed_file: str = ""
     nats_replicas: int = 1
@@ -53,6 +56,36 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Free disk below which a warning is given; `disk_min_bytes` when that is more."""
     disk_min_bytes: int = STOP_BYTES
     """Free disk below which new submissions are refused, while what runs is still recorded."""
+    registration: Literal["open", "invite", "closed"] = "invite"
+    """Who may register: anybody, whoever has an invitation, or nobody."""
+    smtp_url: str = ""
+    """Where mail is handed in, such as smtp://name:password@mail.example.org:587 (smtps:// for TLS from the start)."""
+    mail_from: str = ""
+    """The address that the hive's mail comes from; needed with `smtp_url`."""
+    public_url: str = ""
+    """How people reach the API, as mail tells them."""
+    tls_cert_file: str = ""
+    """A certificate of your own with what it rests on (PEM), in place of the one that `hivectl tls init` makes."""
+    tls_key_file: str = ""
+    """Its secret key (PEM, without a password)."""
+    tls_ca_file: str = ""
+    """The certificate of its authority, when that is one that systems do not know."""
+    behind_proxy: bool = False
+    """A reverse proxy ends TLS: the HTTP API listens without, also where it is not loopback."""
+    trusted_proxies: list[str] = []
+    """Addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto count."""
+    cors_origins: list[str] = []
+    """Other sites that may use the API from a browser, such as https://pages.example.org."""
+    nats_host: str = "127.0.0.1"
+    """Address on which the embedded nats-server listens; not loopback: with TLS, for workers on other machines."""
+    nats_websocket_port: int = 0
+    """Port on which it also takes WebSocket; 0: none. On loopback without TLS, for a reverse proxy."""
+    nats_public_url: str = ""
+    """Where workers on other machines reach NATS, such as wss://hive.example.org/nats; several, comma between, are tried
+    in turn. Empty: at the API's host.
+    """
+    nats_ca_file: str = ""
+    """The certificate of an external NATS' authority (PEM), when that is one that systems do not know."""
 
     def __post_init__(self) -> None:
         """Check what types cannot say. msgspec turns the ValueErrors into its own."""
@@ -60,7 +93,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError(
                 f"`pool` is {self.pool!r}; use 1 to 32 of a-z, 0-9, _ and -, starting with a letter or digit"
             )
-        for name in ("port", "nats_port"):
+        for name in ("port", "nats_port", "nats_websocket_port"):
             if not 0 <= getattr(self, name) <= PORT_MAX:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; use 0 to {PORT_MAX}")
         if self.nats_replicas not in REPLICAS:
@@ -71,12 +104,33 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError(
                 "`nats_url` needs `nats_seed_file` (a PLATFORM user) and `nats_sys_seed_file` (a SYS user)"
             )
+        if self.smtp_url and not (self.smtp_url.startswith(("smtp://", "smtps://")) and "@" in self.mail_from):
+            raise ValueError("`smtp_url` begins with smtp:// or smtps://, and needs `mail_from`, an e-mail address")
         for name in ("disk_low_bytes", "disk_min_bytes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; use 0 or more bytes")
+        self._check_network()
+
+    def _check_network(self) -> None:
+        if bool(self.tls_cert_file) != bool(self.tls_key_file) or (self.tls_ca_file and not self.tls_cert_file):
+            raise ValueError("`tls_cert_file` and `tls_key_file` belong together, and `tls_ca_file` goes with them")
+        for address in self.trusted_proxies:
+            try:
+                ip_network(address)
+            except ValueError:
+                raise ValueError(
+                    f"`trusted_proxies` has {address!r}; use addresses or networks such as 10.0.0.0/8"
+                ) from None
+        for origin in self.cors_origins:
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError(f"`cors_origins` has {origin!r}; use origins such as https://pages.example.org")
+        for url in filter(None, self.nats_public_url.split(",")):
+            if not NATS_URL.fullmatch(url.strip()):
+                raise ValueError(f"`nats_public_url` has {url!r}; use tls://HOST:PORT or wss://HOST[:PORT][/PATH]")
 
 
 NAMES: tuple[str, ...] = Settings.__struct_fields__
+LISTS = frozenset({"trusted_proxies", "cors_origins"})
 
 
 def load(root: Path, environ: Mapping[str, str] = os.environ, **flags: Any) -> Settings:
@@ -112,4 +166,10 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         # Other HIVE_ names belong to the command line and to tasks; one that is nearly a setting is a slip.
         if near := difflib.get_close_matches(name, known, 1, TYPO_LIKENESS):
             raise SettingsError(f"{name} in the environment is not a setting; did you mean {near[0]}?")
-    return {setting: environ[name] for name, setting in known.items() if name in environ}
+    given = {setting: environ[name] for name, setting in known.items() if name in environ}
+    return given | {name: _several(given[name]) for name in LISTS & given.keys()}
+
+
+def _several(text: str) -> list[str]:
+    """What stands between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]

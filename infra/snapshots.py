@@ -23,7 +23,7 @@ class SnapshotFiles:
 
     def save(self, position: int, body: bytes) -> None:
         """Keep `body` as the state at `position`; older ones but the latest are removed."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, exist_ok=True)
         packed = zstandard.ZstdCompressor(level=LEVEL).compress(body)
         path = self._folder / f"{self._name}-v{self._version}-{position}.snap"
         part = path.with_suffix(f".part{os.getpid()}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -9,6 +10,9 @@ from events.base import JobId, Sealed, WorkerId
 from events.job import Kind
 from events.worker import Capacity
 from projections.rows import ENDED_STATES, JobRow, JobState, Totals, WorkerRow, WorkerState
+
+Guess: TypeAlias = Literal["running", "succeeded", "failed", "cancelled", "ended", "unknown"]
+"""What counts alone can say of one task; `ended`: it has, but not all did in the same way."""
 
 PIECE_JOBS_MAX = 500
 """How many jobs one piece of a snapshot holds: about 1 ms of work."""
@@ -42,6 +46,18 @@ class Job(msgspec.Struct, gc=False):
     def queued(self) -> int:
         """Tasks that wait: for their turn, for a retry, or because the job is held."""
         return self.count - self.leased - self.running - self.succeeded - self.failed - self.cancelled
+
+    def of_task(self, index: int) -> Guess:
+        """What is certain of one of its tasks. As long as any waits or was given out, that may be a task that ended
+        before and is to be tried again.
+        """
+        if self.started and index in self.started:
+            return "running"
+        if self.leased or self.queued():
+            return "unknown"
+        ways: dict[Guess, int] = {"succeeded": self.succeeded, "failed": self.failed, "cancelled": self.cancelled}
+        found: list[Guess] = [way for way, count in ways.items() if count]
+        return found[0] if len(found) == 1 else "ended"
 
     def row(self) -> JobRow:
         """The job as readers get it."""

@@ -43,7 +43,7 @@ async def write(path: Path, projection: Projection[State], state: State, origin:
     """Replace the snapshot at `path`. The state must not change until this returns; others get their turns between
     pieces. Raises OSError.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     beside = path.with_name(f"{path.name}.new{os.getpid()}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:

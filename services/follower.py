@@ -2,12 +2,13 @@
 
 It is a short-lived process of low priority, started when enough was written since the last snapshots. The processes
 that decide and answer never write them while they work: they would stop doing so meanwhile.
-`python -m services.follower DATA` is that process.
+`python -m services.follower DATA` is that process; it prints the position of what it saved.
 """
 
 import asyncio
 import contextlib
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -74,12 +75,15 @@ class Snapshotter:
 
     def __init__(self, data: Path, every: int = SNAPSHOT_WORK) -> None:
         self._data, self._every = data, every
-        self._position = self._work = 0
+        self._position = self._work = self._saved = 0
         self._due = asyncio.Event()
 
     def committed(self, position: int, events: int) -> None:
-        """The log has grown to `position`, by `events` since the last call."""
-        self._work += events + MESSAGE_WORK * max(0, position - (self._position or position))
+        """The log was folded up to `position`, `events` further than at the last call. What is in the last snapshots already
+        does not count: a start without any folds the whole log, and one follower is enough for that.
+        """
+        if position > self._saved:
+            self._work += events + MESSAGE_WORK * max(0, position - (self._position or position))
         self._position = position
         if self._work >= self._every:
             self._due.set()
@@ -88,18 +92,26 @@ class Snapshotter:
         """Start followers when due, until cancelled."""
         while True:
             await self._due.wait()
-            self._work = 0
-            self._due.clear()
-            if code := await self.follow():
-                _log.warning("snapshot.failed", code=code)
+            self._begin()
+            self._saved = max(self._saved, await self.follow())
+            if self._position <= self._saved:
+                self._begin()
+
+    def _begin(self) -> None:
+        self._work = 0
+        self._due.clear()
 
     async def follow(self) -> int:
-        """Run a follower; its exit code."""
+        """Run a follower; the position of the snapshots that it leaves, 0 when it failed."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.follower", str(self._data), start_new_session=True
+            sys.executable, "-m", "services.follower", str(self._data), stdout=subprocess.PIPE, start_new_session=True
         )
         try:
-            return await process.wait()
+            said, _ = await process.communicate()
+            if process.returncode:
+                _log.warning("snapshot.failed", code=process.returncode)
+                return 0
+            return int(said)
         except asyncio.CancelledError:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -113,6 +125,7 @@ async def _main(data: Path) -> None:
     try:
         position = await follow_once(JetStreamLog(link), folder.path("snapshots"), settings.pool)
         _log.info("snapshot.saved", position=position)
+        sys.stdout.write(f"{position}\n")  # to the Snapshotter
     finally:
         await link.close()
 

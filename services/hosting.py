@@ -9,6 +9,18 @@ S = TypeVar("S")
 S_co = TypeVar("S_co", covariant=True)
 
 
+class Refused(Exception):
+    """The caller's fault: nothing was changed, and asking again would be refused again."""
+
+    def __init__(self, code: str, field: str, detail: str) -> None:
+        super().__init__(f"{field}: {detail}" if field else detail)
+        self.code, self.field, self.detail = code, field, detail
+
+
+class NewerFormat(Exception):
+    """The log holds an event that this version does not know. A writer must not lead over it: upgrade."""
+
+
 class Model(Protocol[S]):
     """The rules that a writer hosts."""
 

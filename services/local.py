@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from signal import pidfd_send_signal
 from typing import Protocol
@@ -14,17 +15,26 @@ from typing import Protocol
 import msgspec
 import structlog
 
+from events.base import JobId, WorkerId
 from infra.folder import Folder
+from services.pool.state import Pool
 
 RESTART_S_MIN, RESTART_S_MAX = 0.5, 30.0
+NAMED_MAX = 3
+"""How many tasks are named when they are waited for."""
 
 _log = structlog.get_logger()
 
 
-class _Enrolment(msgspec.Struct, frozen=True, gc=False):
-    """What a worker keeps of its enrolment: here, at which address it knows the API."""
+class _Answer(msgspec.Struct, frozen=True, gc=False):
+    worker: WorkerId = ""
 
-    url: str
+
+class _Enrolment(msgspec.Struct, frozen=True, gc=False):
+    """What a worker keeps of its enrolment: here, at which address it knows the API, and its id."""
+
+    url: str = ""
+    answer: _Answer = _Answer()
 
 
 _enrolment_of = msgspec.json.Decoder(_Enrolment).decode
@@ -67,6 +77,13 @@ class _Adopted:
         pidfd_send_signal(self._handle, signal)
 
 
+def running_on(pool: Pool, workers: Collection[WorkerId]) -> list[tuple[JobId, int]]:
+    """The tasks that these workers run now, by job and number."""
+    leases = {number for worker in workers if worker in pool.workers for number in pool.workers[worker].leases}
+    jobs = [pool.jobs[job] for job in dict.fromkeys(pool.leases[number].job for number in sorted(leases))]
+    return [(job.id, index) for job in jobs for index in sorted(job.running) if job.active.get(index) in leases]
+
+
 class LocalWorkers:
     """Keeps `count` agents running."""
 
@@ -84,9 +101,20 @@ class LocalWorkers:
         works += [self._end(number) for number in self._surplus()]
         self._tasks = [asyncio.create_task(work) for work in works]
 
-    def running(self) -> int:
-        """How many run now."""
-        return sum(process.returncode is None for process in self._processes.values())
+    def waiting_for(self, pool: Pool | None) -> str:
+        """What keeps those that run, for people; "" when none does. They say it themselves, too, but one that was
+        adopted says it to a terminal that may be gone.
+        """
+        numbers = [number for number, process in self._processes.items() if process.returncode is None]
+        if not numbers:
+            return ""
+        where = f"{len(numbers)} local worker{'s' if len(numbers) > 1 else ''}"
+        tasks = running_on(pool, [self._enrolment(number).answer.worker for number in numbers]) if pool else []
+        if not tasks:
+            return f"{where} to end"
+        named = ", ".join(f"{job} task {index}" for job, index in tasks[:NAMED_MAX])
+        more = f" and {len(tasks) - NAMED_MAX} more" if len(tasks) > NAMED_MAX else ""
+        return f"{where} to finish {len(tasks)} task{'s' if len(tasks) > 1 else ''}: {named}{more}"
 
     def _state(self, number: int) -> Path:
         return self._folder.path("workers", f"local-{number}")
@@ -137,10 +165,13 @@ class LocalWorkers:
         return None
 
     def _knows_us(self, number: int) -> bool:
+        return self._enrolment(number).url == self._url
+
+    def _enrolment(self, number: int) -> _Enrolment:
         try:
-            return _enrolment_of((self._state(number) / "enrolment.json").read_bytes()).url == self._url
+            return _enrolment_of((self._state(number) / "enrolment.json").read_bytes())
         except (OSError, msgspec.DecodeError):
-            return False
+            return _Enrolment()
 
     async def _spawn(self, number: int) -> _Worker:
         # The key is not on the command line: the agent finds it in the data folder. One in the environment may be that

@@ -11,19 +11,19 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any
 
 import msgspec
 import structlog
 import uvloop
 
 from infra import disk, streams
-from infra.connect import open_platform, open_system
+from infra.connect import embedded_at, local_trust, open_platform, open_system
 from infra.database import Database
 from infra.disk import DiskGuard
-from infra.folder import Claim, Folder, FolderInUse, write_atomic
+from infra.folder import Claim, Folder, FolderGone, FolderInUse, write_atomic
 from infra.index import Index
 from infra.link import Link, LinkDown
 from infra.nats_log import JetStreamLog
@@ -31,22 +31,37 @@ from infra.nats_server import NatsServer, NatsServerError
 from infra.outputs import Outputs
 from infra.postgres import Postgres
 from infra.postgres_system import PostgresError
+from infra.references import References
+from infra.sealing import Keys
 from infra.settings import Settings, SettingsError, load
+from infra.tls import TlsError, reached_at
 from infra.turn import BeaconTurn
+from services.access import AccessView
+from services.accounts.commands import Command
+from services.accounts.hosted import PeopleHost
+from services.accounts.service import ACCOUNTS, AccountsService
+from services.asking import AskClient
+from services.certificates import Keeper, check_listeners, listening, served_by
 from services.follower import Snapshotter
+from services.group import Group
+from services.hosting import NewerFormat
 from services.local import LocalWorkers
-from services.parts import core_of, pool_service
-from services.pool.client import PoolClient
-from services.pool.model import NewerFormat
+from services.parts import accounts_service, core_of, network_of, pool_service
+from services.pool.client import pool_client
 from services.pool.service import PoolService
 from services.projector import Projector
 from services.reads import Reads
+from services.shut_out import ShutOut
 from web.app import create_app
 from web.core import Core
 from web.server import PortTaken, Server, check_free
 
-ROLES = frozenset({"api", "pool", "projector"})
+ROLES = frozenset({"api", "pool", "projector", "accounts"})
 EXIT_OK = 0
+SOMEBODY_S = 3.0
+NO_POSTGRES = "postgresql:///hive?host=/nonexistent"
+"""Of a process that only runs a pool, and was not told of one: like a Postgres that is away."""
+FOLDER_LOOK_S = 0.2
 GC_THRESHOLDS = (20_000, 20, 50)
 
 _log = structlog.get_logger()
@@ -85,6 +100,7 @@ def run(options: RunOptions, started: Callable[[Started], None], say: Callable[[
     try:
         return uvloop.run(ControlPlane(options, started, say).run())
     except (
+        FolderGone,
         FolderInUse,
         NatsServerError,
         PostgresError,
@@ -95,6 +111,7 @@ def run(options: RunOptions, started: Callable[[Started], None], say: Callable[[
         streams.StreamDrift,
         streams.StreamsUnavailable,
         streams.UnsafeDurability,
+        TlsError,
     ) as error:
         raise CannotRun(str(error)) from error
 
@@ -112,44 +129,67 @@ class ControlPlane:
     async def run(self) -> int:
         """Start everything, wait to be told to stop, stop everything."""
         first = not self._folder.path("keys", "admin.key").exists()
+        # What is loaded, then handled, is mostly acyclic: full collections are rare on purpose, while loading, too.
+        gc.set_threshold(*GC_THRESHOLDS)
         async with self._exits as exits:
-            claim = exits.enter_context(self._folder.claim(self._options.what))
+            claim = self._claim = exits.enter_context(self._folder.claim(self._options.what))
             settings = self._settings()
+            served = served_by(self._folder, settings)
+            check_listeners(settings, served)
             if "api" in self._options.roles:
                 check_free(settings.host, settings.port)
             self._handle_signals()
+            self._keeper = Keeper(self._folder, settings, served) if served else None
             server = await self._servers(settings)
             link = await self._link(settings)
             log = JetStreamLog(link)
-            group = await exits.enter_async_context(_Group(self._stop))
+            group = await exits.enter_async_context(Group(self._stop))
             if server is not None:
                 group.start(server.keep())
+            if self._keeper is not None:
+                group.start(self._keeper.run())
+            group.start(self._watch_folder(claim))
             group.start(disk.watch(lambda: self._disk, self._say))
             group.start(streams.watch(link, settings.nats_replicas, self._say))
             outputs = Outputs(self._folder.path("outputs"))
+            accounts: AccountsService | None = None
+            if "accounts" in self._options.roles:
+                accounts = await self._accounts(link, log, server, group)
+            ask_accounts = AskClient[Command](link, ACCOUNTS, accounts.near if accounts else None)
+            access, database = AccessView(log), self._database(settings)
+            people = PeopleHost(self._folder, settings, database, log, ask_accounts, access)
+            exits.push_async_callback(people.close)
+            group.start(people.run())
+            group.start(access.run())
             service: PoolService | None = None
             if "pool" in self._options.roles:
-                service = await self._pool(settings, link, log, outputs, group)
+                service = await self._pool(settings, link, log, people.keyring, outputs, group)
             url = ""
             if self._reads_wanted():
-                reads, projector = await self._read_side(settings, log, group)
+                reads, projector = await self._read_side(database, log, group)
                 if "api" in self._options.roles:
+                    if server is not None:
+                        group.start(ShutOut(access, server.revoke).run())
                     # What was acknowledged before a restart must be there when the first reader asks.
                     await group.sooner(projector.wait_caught_up())
-                    ask = PoolClient(link, settings.pool, service.ask if service else None)
-                    folder, disk_of = self._folder, lambda: self._disk
-                    core = core_of(folder, settings.pool, ask, log, reads, projector, outputs, server, disk_of)
+                    await group.sooner(self._somebody(access))
+                    references = References(self._folder.directory("index") / "references.sqlite")
+                    exits.callback(references.close)
+                    core = core_of(
+                        self._folder, settings.pool, pool_client(link, settings.pool, service.near if service else None),
+                        ask_accounts, access, people.keyring, people, references, log, reads, projector, outputs, server,
+                        lambda: self._disk, network_of(settings, served, server),
+                    )  # fmt: skip
                     url = await self._api(settings, core)
                     claim.set_url(url)
             self._announce(claim, url, first)
-            # What is loaded by now stays; the rest is mostly acyclic, so full collections are rare on purpose.
-            gc.freeze()
-            gc.set_threshold(*GC_THRESHOLDS)
+            gc.freeze()  # what is loaded by now stays
             if self._options.local_workers and url:
                 workers = LocalWorkers(self._folder, url, self._options.local_workers)
-                exits.push_async_callback(self._end_workers, workers)
+                exits.push_async_callback(self._end_workers, workers, service)
                 await workers.start()
             await self._stop.wait()
+            claim.check()
             group.check()
         return EXIT_OK
 
@@ -165,6 +205,17 @@ class ControlPlane:
     def _announce(self, claim: Claim, url: str, first: bool) -> None:
         self._folder.admin_key()
         self._started(Started(url, self._folder.root, self._folder.path("keys", "admin.key"), first))
+
+    async def _watch_folder(self, claim: Claim) -> None:
+        """Look whether the folder is still there, for ever. Raises FolderGone: then nothing is worth waiting for."""
+        while True:
+            await asyncio.sleep(FOLDER_LOOK_S)
+            try:
+                claim.check()
+            except FolderGone:
+                self._say(f"the data folder {self._folder.root} is gone: stopping now")
+                self._now.set()
+                raise
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -202,8 +253,14 @@ class ControlPlane:
             self._exits.push_async_callback(self._postgres.stop)
         if not settings.nats_url:
             server = NatsServer(
-                self._folder, settings.nats_port, pool=settings.pool, sync_always=not settings.unsafe_durability
+                self._folder,
+                settings.nats_port,
+                listening(settings, self._keeper.served if self._keeper else None),
+                not settings.unsafe_durability,
+                local_trust(self._folder, embedded_at(settings, 0)),
             )
+            if self._keeper is not None:
+                self._keeper.on_change(server.renewed)
             starting.append(server.start())
             self._exits.push_async_callback(server.stop)
         await asyncio.gather(*starting)
@@ -222,51 +279,82 @@ class ControlPlane:
             await streams.check_clock(link)
         return link
 
-    async def _read_side(self, settings: Settings, log: JetStreamLog, group: "_Group") -> tuple[Reads, Projector]:
-        database = Database(settings.postgres_dsn or (self._postgres.dsn if self._postgres else ""))
+    def _database(self, settings: Settings) -> Database:
+        database = Database(settings.postgres_dsn or (self._postgres.dsn if self._postgres else NO_POSTGRES))
         self._exits.push_async_callback(database.close)
+        return database
+
+    async def _read_side(self, database: Database, log: JetStreamLog, group: Group) -> tuple[Reads, Projector]:
         projector = Projector(log, database, self._folder.path("snapshots"), tables="projector" in self._options.roles)
         if self._postgres is not None:
-            group.start(_keep(self._postgres))
+            group.start(_keep(self._postgres, self._claim))
         group.start(projector.run())
         return Reads(projector, database), projector
 
     async def _pool(
-        self, settings: Settings, link: Link, log: JetStreamLog, outputs: Outputs, group: "_Group"
+        self, settings: Settings, link: Link, log: JetStreamLog, keys: Keys, outputs: Outputs, group: Group
     ) -> PoolService:
         folder, pool = self._folder, settings.pool
-        name = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
+        name = _own_name()
         index = Index(folder.directory("index") / f"pool-{pool}.sqlite")
         self._exits.callback(index.close)
         turn = BeaconTurn(link, f"pool.{pool}", name)
         await turn.start()
         self._exits.push_async_callback(turn.stop)
         snapshotter = Snapshotter(folder.root)
-        service = pool_service(folder, link, log, pool, index, outputs, turn, name)
+        service = pool_service(folder, link, log, pool, keys, index, outputs, turn, name)
         service.on_committed = snapshotter.committed
         group.start(service.run())
         group.start(snapshotter.run())
         return service
 
+    async def _accounts(
+        self, link: Link, log: JetStreamLog, server: NatsServer | None, group: Group
+    ) -> AccountsService:
+        name = _own_name()
+        turn = BeaconTurn(link, ACCOUNTS, name)
+        await turn.start()
+        self._exits.push_async_callback(turn.stop)
+        service = accounts_service(self._folder, link, log, server, turn, name)
+        group.start(service.run())
+        return service
+
+    async def _somebody(self, access: AccessView) -> None:
+        """Wait until there is somebody who may come in: at the first start the admin is being made."""
+        await access.wait_caught_up()
+        told = False
+        while not access.state.keys:
+            if not await access.reached(access.position + 1, SOMEBODY_S) and not told:
+                told = True
+                self._say("waiting for the first admin: is there a control plane with the role `accounts`?")
+
     async def _api(self, settings: Settings, core: Core) -> str:
-        kept = self._folder.path("api.port")
-        api = Server(create_app(core), settings.host, settings.port or _port_in(kept))
+        kept, tls = self._folder.path("api.port"), None
+        if self._keeper is not None and not settings.behind_proxy:
+            tls = self._keeper.context
+        more = tls, settings.trusted_proxies
+        api = Server(create_app(core), settings.host, settings.port or _port_in(kept), *more)
         try:
             await api.start()
         except PortTaken:
             if settings.port:
                 raise
-            api = Server(create_app(core), settings.host, 0)
+            api = Server(create_app(core), settings.host, 0, *more)
             await api.start()
         write_atomic(kept, str(api.port).encode())
         self._exits.push_async_callback(api.stop)
-        return f"http://{settings.host}:{api.port}"
+        return f"{'https' if tls else 'http'}://{reached_at(settings.host)}:{api.port}"
 
-    async def _end_workers(self, workers: LocalWorkers) -> None:
+    async def _end_workers(self, workers: LocalWorkers, service: PoolService | None) -> None:
         """Drain the local workers, or end them now when asked twice."""
-        if not self._now.is_set() and (count := workers.running()):
-            self._say(f"stopping: waiting for {count} local worker(s) to finish running tasks; Ctrl-C again stops now")
+        if not self._now.is_set() and (what := workers.waiting_for(service.writer.state if service else None)):
+            self._say(f"stopping: waiting for {what}; Ctrl-C again stops now")
         await workers.stop(self._now)
+
+
+def _own_name() -> str:
+    """What this process' writers are called in the log."""
+    return f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
 def _port_in(file: Path) -> int:
@@ -277,60 +365,14 @@ def _port_in(file: Path) -> int:
         return 0
 
 
-class _Group:
-    """Tasks that run as long as the control plane; the first that fails stops it, with its error."""
-
-    def __init__(self, stop: asyncio.Event) -> None:
-        self._stop, self._tasks, self._error = stop, list[asyncio.Task[None]](), list[BaseException]()
-
-    def start(self, work: Any) -> None:
-        """Run a coroutine until the end."""
-        task = asyncio.create_task(work)
-        task.add_done_callback(self._ended)
-        self._tasks.append(task)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._error.append(error)
-            self._stop.set()
-
-    async def sooner(self, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for `work`, or for the stop, whichever comes first."""
-        tasks = asyncio.ensure_future(work), asyncio.ensure_future(self._stop.wait())
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-
-    def check(self) -> None:
-        """Raise the error of the first task that failed."""
-        for error in self._error:
-            raise _first(error)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-def _first(error: BaseException) -> BaseException:
-    """The first single error in what may be a group of them."""
-    while isinstance(error, BaseExceptionGroup):
-        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
-    return error
-
-
 POSTGRES_LOOK_S = 1.0
 
 
-async def _keep(postgres: Postgres) -> None:
-    """Have a dead Postgres started again, for ever."""
+async def _keep(postgres: Postgres, claim: Claim) -> None:
+    """Have a dead Postgres started again, for ever. Raises FolderGone: no new one where a hive was deleted."""
     while True:
         await asyncio.sleep(POSTGRES_LOOK_S)
+        claim.check()
         try:
             await postgres.ensure()
         except (PostgresError, OSError) as error:

@@ -4,16 +4,25 @@ from collections.abc import Callable
 
 from events.base import WorkerId
 from infra.blobs import Blobs
+from infra.certificates import Served
 from infra.disk import DiskGuard
 from infra.folder import Folder
 from infra.index import Index
 from infra.link import Link
 from infra.nats_log import JetStreamLog
-from infra.nats_server import NatsServer
-from infra.nkey import worker_id_of
+from infra.nats_server import NatsServer, WorkerUser
 from infra.outputs import Outputs
-from infra.sealing import Sealer
+from infra.references import References
+from infra.sealing import Keys
+from infra.settings import Settings
 from infra.tickets import Tickets
+from infra.tls import PIN_CHARS, is_loopback, reached_at
+from services.access import AccessView
+from services.accounts.first import first_of
+from services.accounts.hosted import PeopleHost
+from services.accounts.service import AccountsClient, AccountsService
+from services.certificates import worker_host
+from services.credentials import CredentialDesk
 from services.hosting import Turn
 from services.pool.client import PoolClient
 from services.pool.orders import OrderBook
@@ -22,20 +31,28 @@ from services.pool.snapshots import PoolSnapshots
 from services.projector import Projector
 from services.reads import Reads
 from services.version import VERSION
-from web.core import Core, Enrolled
+from web.core import Core, Network
 from web.manifests import Manifests
 from web.problems import CannotEnrol
 
 
 def pool_service(
-    folder: Folder, link: Link, log: JetStreamLog, pool: str, index: Index, outputs: Outputs, turn: Turn, name: str
+    folder: Folder,
+    link: Link,
+    log: JetStreamLog,
+    pool: str,
+    keys: Keys,
+    index: Index,
+    outputs: Outputs,
+    turn: Turn,
+    name: str,
 ) -> PoolService:
-    """The service of one pool, with its keys and snapshots out of `folder`. `name` is this writer's."""
+    """The service of one pool, with its snapshots out of `folder`. `keys` open what users typed; `name` is this writer's."""
     return PoolService(
         link,
         log,
         pool,
-        book=OrderBook(Sealer(folder.data_key()), Tickets(folder.ticket_key())),
+        book=OrderBook(keys, Tickets(folder.ticket_key())),
         index=index,
         outputs=outputs,
         snapshots=PoolSnapshots(folder.path("snapshots"), pool),
@@ -45,44 +62,87 @@ def pool_service(
     )
 
 
+def accounts_service(
+    folder: Folder, link: Link, log: JetStreamLog, server: NatsServer | None, turn: Turn, name: str
+) -> AccountsService:
+    """The accounts' service, which sees to the first admin, and to workers that an earlier version let in."""
+    known = server.known if server is not None else dict[WorkerId, WorkerUser]
+    return AccountsService(link, log, turn=turn, name=name, version=VERSION, first=first_of(folder, known))
+
+
+def network_of(settings: Settings, served: Served | None, server: NatsServer | None) -> Network:
+    """How others reach this hive, which serves `served`."""
+    private = served is not None and not is_loopback(settings.nats_host)
+    nats_url = settings.nats_public_url
+    if served is not None and private and server is not None and not nats_url:
+        host = reached_at(worker_host(settings, served))
+        web = f",wss://{host}:{settings.nats_websocket_port}" if settings.nats_websocket_port else ""
+        nats_url = f"tls://{host}:{server.port}{web}"
+    return Network(
+        cors_origins=tuple(settings.cors_origins),
+        # Behind a proxy it is the proxy's certificate that workers see.
+        ca_pin=served.fingerprint[:PIN_CHARS] if served and not settings.behind_proxy else "",
+        nats_url=nats_url,
+        nats_ca=served.ca if served and private else "",
+    )
+
+
 def core_of(
     folder: Folder,
     pool: str,
     ask: PoolClient,
+    accounts: AccountsClient,
+    access: AccessView,
+    keys: Keys,
+    people: PeopleHost,
+    references: References,
     log: JetStreamLog,
     reads: Reads,
     projector: Projector,
     outputs: Outputs,
     server: NatsServer | None,
     disk: Callable[[], DiskGuard],
+    network: Network = Network(),
 ) -> Core:
     """What the API stands on. Without a `server` of its own (an external NATS) the hive takes no workers in."""
 
-    async def enrol(name: str, public_key: str) -> Enrolled:
+    async def admit(worker: WorkerId, public_key: str) -> str:
         if server is None:
             raise CannotEnrol("this hive uses an external NATS; add the worker's public key to its configuration")
-        worker = worker_id_of(public_key)
-        await server.add_worker(worker, public_key)
-        return Enrolled(worker, pool, server.url)
+        return network.nats_url or server.url
 
-    async def forget(worker: WorkerId) -> bool:
-        return server is not None and await server.remove_worker(worker)
+    async def mint(worker: WorkerId, public_key: str) -> str:
+        known = access.state.workers.get(worker)
+        if server is None or known is None or known.banned or known.public_key != public_key:
+            return ""
+        return server.admit(worker, public_key, known.pool)
+
+    async def revoke(public_key: str) -> bool:
+        if server is None:
+            return False
+        await server.revoke(public_key)
+        return True
 
     blobs = Blobs(folder.directory("blobs"))
     return Core(
         pool=pool,
         version=VERSION,
-        admin_key=folder.admin_key(),
         ask=ask,
+        accounts=accounts,
+        access=access,
         reads=reads,
         projector=projector,
         log=log,
         blobs=blobs,
         manifests=Manifests(blobs),
+        references=references,
         outputs=outputs,
-        sealer=Sealer(folder.data_key()),
+        keys=keys,
+        people=people,
         tickets=Tickets(folder.ticket_key()),
-        enrol=enrol,
-        forget=forget,
+        admit=admit,
+        revoke=revoke,
+        credentials=CredentialDesk(mint),
         disk=disk,
+        network=network,
     )

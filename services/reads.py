@@ -15,7 +15,7 @@ from events.base import JobId, Sealed, WorkerId
 from events.task import Detail
 from infra import tables
 from infra.database import Database, DatabaseAway, DatabaseRefused, Record
-from projections.board_state import Job
+from projections.board_state import Guess, Job
 from projections.history import RUN_TASKS_MAX
 from projections.rows import ENDED_STATES, OPEN_STATES, JobRow, ResultRow, TaskRow, Totals, WorkerRow
 from projections.tasks import Fact, View, fold_runs
@@ -116,6 +116,11 @@ class Reads:
         """The job as the board has it; None when it ended long ago, or never was."""
         found = self._projector.board.find(job)
         return found.row() if found else None
+
+    def live_task(self, job: JobId, index: int) -> Guess:
+        """What the board alone says of a task, for as long as the tables are away."""
+        found = self._projector.board.find(job)
+        return found.of_task(index) if found else "unknown"
 
     # What the tables know too
 

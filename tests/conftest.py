@@ -12,9 +12,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parent.parent
-WORKERS = 2
-"""Processes of a whole run; -n says otherwise."""
-
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("fast", max_examples=40, deadline=None, suppress_health_check=_SLOW)
 settings.register_profile("ci", max_examples=150, deadline=None, suppress_health_check=_SLOW, print_blob=True)
@@ -41,10 +38,25 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         config.option.hypothesis_seed = str(seed)
     if hasattr(config, "workerinput"):
         return  # a process that xdist started: it must not start more
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
     whole = config.args_source is not pytest.Config.ArgsSource.ARGS
-    if whole and config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None:
-        config.option.numprocesses = WORKERS
-        config.option.dist = "worksteal"
+    if whole and config.option.numprocesses is None:
+        config.option.numprocesses = "auto"
+    if config.option.numprocesses and config.option.dist == "no":
+        config.option.dist = "worksteal"  # whoever has nothing left takes from the others, so that all end together
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many processes again as there are processors: most tests wait for other processes now and then."""
+    return max(2, (os.cpu_count() or 1) * 3 // 2)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In parallel the slow ones go first: begun last, one would run alone while the other processes have nothing to do."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

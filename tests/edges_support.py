@@ -139,6 +139,13 @@ class Up:
         """The end of the log."""
         return self.http("GET", "/v1/status")[1]["position"]
 
+    def agent(self) -> int:
+        """The process of the local worker."""
+        state = str(self.folder.path("workers", "local-1"))
+        found = [one.pid for one in self.processes() if "worker" in one.cmdline() and state in one.cmdline()]
+        assert len(found) == 1, found
+        return found[0]
+
     def processes(self) -> list[psutil.Process]:
         """All that run over this folder, whoever started them."""
         root = str(self.folder.root)

@@ -6,13 +6,34 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from infra import nkey, streams
+from infra.credential import Credential
 from infra.folder import Folder
-from infra.link import Link
+from infra.link import Link, LinkDown
 from infra.nats_server import NatsServer
 
 WAIT_S = 20.0
+
+
+class Who(NamedTuple):
+    """A worker as it knows itself."""
+
+    id: str
+    seed: str
+    key: str
+
+    def with_jwt(self, jwt: str) -> Credential:
+        """Its credential."""
+        return Credential(self.seed, lambda: jwt)
+
+
+def new_worker() -> Who:
+    """One with a key of its own."""
+    seed = nkey.new_user_seed()
+    key = nkey.public_of(seed)
+    return Who(nkey.worker_id_of(key), seed, key)
 
 
 @contextlib.asynccontextmanager
@@ -32,7 +53,7 @@ async def serving(root: Path, *, sync_always: bool = True) -> AsyncGenerator[Nat
 @contextlib.asynccontextmanager
 async def linked(server: NatsServer, name: str = "test", *, make_streams: bool = False) -> AsyncGenerator[Link]:
     """A link of the platform's user."""
-    link = await Link.open(server.url, server.platform_seed, name)
+    link = await Link.open(server.url, server.authority.platform, name)
     try:
         if make_streams:
             await streams.ensure(link)
@@ -44,15 +65,33 @@ async def linked(server: NatsServer, name: str = "test", *, make_streams: bool =
 @contextlib.asynccontextmanager
 async def worker_linked(server: NatsServer) -> AsyncGenerator[tuple[str, Link]]:
     """A new worker's id and its link."""
-    seed = nkey.new_user_seed()
-    public_key = nkey.public_of(seed)
-    worker_id = nkey.worker_id_of(public_key)
-    await server.add_worker(worker_id, public_key)
-    link = await Link.open(server.url, seed, worker_id, f"_INBOX_{worker_id}")
+    who = new_worker()
+    jwt = server.admit(who.id, who.key, "default")
+    link = await Link.open(server.url, who.with_jwt(jwt), who.id, f"_INBOX_{who.id}")
     try:
-        yield worker_id, link
+        yield who.id, link
     finally:
         await link.close()
+
+
+async def is_refused(server: NatsServer, credential: Credential) -> bool:
+    """Whether this server refuses this credential for good."""
+    try:
+        link = await Link.open(server.url, credential, "refused?")
+    except LinkDown as error:
+        return "authorization violation" in str(error).lower()
+    await link.close()
+    return False
+
+
+def write_creds(path: Path, who: Credential) -> str:
+    """A .creds file with what `who` is now; its path."""
+    assert who.jwt is not None
+    path.write_text(
+        f"-----BEGIN NATS USER JWT-----\n{who.jwt()}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{who.seed}\n------END USER NKEY SEED------\n"
+    )
+    return str(path)
 
 
 async def until(fact: Callable[[], bool], what: str) -> None:

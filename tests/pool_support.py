@@ -13,6 +13,7 @@ from events.job import JobSubmitted, Retries
 from events.protocol import Ended, Held, Hello, Report, ReportItem, Started
 from events.task import TasksLeased
 from events.worker import Capacity
+from services.hosting import Refused
 from services.pool import model
 from services.pool.commands import (
     Advance,
@@ -23,7 +24,6 @@ from services.pool.commands import (
     OwnCommand,
     Past,
     Place,
-    Refused,
     Reported,
     Silent,
     Submit,
@@ -54,10 +54,12 @@ def greet(
     memory: int = 8 * GIB,
     kinds: tuple[str, ...] = ("process", "noop"),
     holding: Sequence[tuple[int, str, Runs]] = (),
+    since_boot_ms: int = 0,
 ) -> Greet:
     """The command that a worker's hello is."""
     capacity = Capacity(int(cpus * 1000), memory, kinds)
-    return Greet(worker, session, Hello("boot", capacity, "1", "nonce", [Held(*held) for held in holding]))
+    held = [Held(*one) for one in holding]
+    return Greet(worker, session, Hello("boot", capacity, "1", "nonce", held, since_boot_ms))
 
 
 def place(worker: str = "w1", room: int = -1, ahead: int = 0) -> Place:

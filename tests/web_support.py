@@ -5,7 +5,7 @@ and, when asked for, Postgres. `Crew` is a worker that ends every task at once, 
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +14,13 @@ from typing import Any
 import aiohttp
 
 from events import protocol
-from events.base import expand, runs_of, size_of
-from events.protocol import Cancel, Ended, Hello, Orders, Poll, Report, ReportItem, Run
+from events.account import Role
+from events.base import Sealed, UserId, expand, runs_of, size_of
+from events.protocol import Cancel, Ended, Hello, Orders, Poll, Report, ReportItem, Run, Started
 from events.task import Detail
 from events.worker import Capacity
 from infra import nkey
+from infra.credential import Credential
 from infra.database import Database
 from infra.disk import DiskGuard
 from infra.folder import Folder
@@ -27,14 +29,26 @@ from infra.link import Link, LinkTimeout
 from infra.nats_log import JetStreamLog
 from infra.nats_server import NatsServer
 from infra.outputs import Outputs
+from infra.passwords import Passwords
 from infra.postgres import Postgres
-from services.parts import core_of, pool_service
-from services.pool.client import PoolClient
+from infra.references import References
+from infra.sealing import Keys, Sealer
+from infra.settings import Settings
+from services.access import AccessView
+from services.accounts.commands import Command, IssueKey, Register
+from services.accounts.hosted import PeopleHost
+from services.accounts.keys import digest_of, id_of, new_text, prefix_of
+from services.accounts.service import ACCOUNTS
+from services.asking import AskClient
+from services.main import NO_POSTGRES
+from services.parts import accounts_service, core_of, pool_service
+from services.pool.client import pool_client
 from services.projector import Projector
 from services.reads import Reads
+from services.shut_out import ShutOut
 from tests.nats_support import linked, serving, until
 from web.app import create_app
-from web.core import Core
+from web.core import Core, Network
 from web.server import Server
 
 POOL = "default"
@@ -57,13 +71,22 @@ class Api:
 
     @property
     def key(self) -> str:
-        return self.core.admin_key
+        return self.folder.admin_key()
 
     async def ask(self, method: str, path: str, **more: Any) -> tuple[int, Any]:
         """Status and decoded body of a request with the admin key."""
         async with self.http.request(method, self.url + path, **more) as answer:
             body = await answer.read()
             return answer.status, await answer.json(content_type=None) if body else None
+
+    async def key_of(self, role: Role, user: str = "") -> str:
+        """The key of a new user with this role alone."""
+        text, user = new_text("hive"), user or f"u{role}"
+        digest = digest_of(text)
+        key = IssueKey(id_of("k", digest), user, digest, prefix_of(text), self.core.keys.seal(user, b"test"))
+        answer = await self.core.accounts.ask([Register(user, [role]), key], "test")
+        assert await self.core.access.reached(answer.position, 5)
+        return text
 
     @contextlib.asynccontextmanager
     async def crew(self, **more: Any) -> AsyncGenerator["Crew"]:
@@ -74,7 +97,8 @@ class Api:
         )
         assert status == 201, answer
         worker = answer["worker"]
-        link = await Link.open(self.nats.url, seed, worker, f"_INBOX_{worker}")
+        jwt = self.nats.admit(worker, nkey.public_of(seed), POOL)
+        link = await Link.open(self.nats.url, Credential(seed, lambda: jwt), worker, f"_INBOX_{worker}")
         crew = Crew(link, worker, **more)
         task = asyncio.create_task(crew.run())
         try:
@@ -86,8 +110,17 @@ class Api:
 
 
 @contextlib.asynccontextmanager
-async def api(root: Path, *, tables: bool = False, **changes: Any) -> AsyncGenerator[Api]:
-    """A served API; `changes` replace fields of its Core."""
+async def api(
+    root: Path,
+    *,
+    tables: bool = False,
+    identities: Database | None = None,
+    settings: Settings | None = None,
+    **changes: Any,
+) -> AsyncGenerator[Api]:
+    """A served API; `changes` replace fields of its Core. Without a database for `identities` nobody can register, and
+    one key seals what everybody typed.
+    """
     folder = Folder(root)
     folder.directory()
     async with AsyncExitStack() as exits:
@@ -104,20 +137,44 @@ async def api(root: Path, *, tables: bool = False, **changes: Any) -> AsyncGener
         projector = Projector(log, database, folder.directory("snapshots"))
         index = Index(folder.directory("index") / "pool.sqlite")
         exits.callback(index.close)
-        service = pool_service(folder, link, log, POOL, index, outputs, AlwaysTurn(), "test")
+        access, ask_accounts = AccessView(log), AskClient[Command](link, ACCOUNTS)
+        nowhere = Database(NO_POSTGRES)
+        people = PeopleHost(
+            folder,
+            settings or Settings(),
+            identities or nowhere,
+            log,
+            ask_accounts,
+            access,
+            Passwords(kib=64, rounds=1),
+        )
+        exits.push_async_callback(people.close)
+        keys: Keys = people.keyring if identities else OneKey(Sealer(folder.data_key()))
+        service = pool_service(folder, link, log, POOL, keys, index, outputs, AlwaysTurn(), "test")
         running = [asyncio.create_task(projector.run()), asyncio.create_task(service.run())]
         exits.push_async_callback(_end, running)
+        running += [asyncio.create_task(people.run())] if identities else []
         guard = DiskGuard(folder.root, 0, 0)
-        reads, ask = Reads(projector, database), PoolClient(link, POOL)
-        core = core_of(folder, POOL, ask, log, reads, projector, outputs, nats, lambda: guard)
+        reads, ask = Reads(projector, database), pool_client(link, POOL)
+        accounts = accounts_service(folder, link, log, nats, AlwaysTurn(), "test")
+        running += [
+            asyncio.create_task(work) for work in (accounts.run(), access.run(), ShutOut(access, nats.revoke).run())
+        ]
+        references = References(folder.directory("index") / "references.sqlite")
+        exits.callback(references.close)
+        core = core_of(
+            folder, POOL, ask, ask_accounts, access, keys, people, references, log, reads, projector, outputs, nats,
+            lambda: guard, Network(),
+        )  # fmt: skip
         core = replace(core, **changes)
         server = Server(create_app(core), "127.0.0.1", 0)
         await server.start()
         exits.push_async_callback(server.stop)
-        headers = {"Authorization": f"Bearer {core.admin_key}"}
+        headers = {"Authorization": f"Bearer {folder.admin_key()}"}
         http = await exits.enter_async_context(aiohttp.ClientSession(headers=headers))
         await projector.wait_caught_up()
         await until(lambda: service.writer.leads, "the pool's writer leads")
+        await until(lambda: bool(access.state.keys), "there is an admin")
         yield Api(core, server, nats, link, folder, http)
 
 
@@ -125,6 +182,17 @@ async def _end(tasks: list["asyncio.Task[None]"]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class OneKey:
+    """One key for everybody."""
+
+    def __init__(self, sealer: Sealer) -> None:
+        self._sealer = sealer
+        self.open = sealer.open
+
+    def seal(self, user: UserId, data: bytes) -> Sealed:
+        return self._sealer.seal(data)
 
 
 class AlwaysTurn:
@@ -150,8 +218,12 @@ class Crew:
         capacity: Capacity = Capacity(64_000, 2**36),
         ends: Callable[[Run, int], int] = lambda run, index: 0,
         detail: Callable[[Run, int], Detail] | None = None,
+        starts: bool = False,
     ) -> None:
         self.link, self.worker, self.capacity, self.ends, self.detail = link, worker, capacity, ends, detail
+        self.starts = starts
+        """Whether it says of a task that it runs, before it ends it."""
+        self._sequence = itertools.count(1)
         self.orders: list[Run] = []
         self.hold = asyncio.Event()
         self.hold.set()
@@ -184,16 +256,20 @@ class Crew:
                     continue
 
     async def _report(self) -> None:
-        for sequence in itertools.count(1):
+        while True:
             runs = [await self._reports.get()]
+            if self.starts:
+                await self._tell([Started(run.number, run.job, run.tasks) for run in runs])
             await self.hold.wait()
             while not self._reports.empty() and len(runs) < 200:
                 runs.append(self._reports.get_nowait())
-            items: list[ReportItem] = [item for run in runs for item in self._ended(run)]
-            report = protocol.pack(Report("session", sequence, items))
-            reply = await self.link.request(f"req.{POOL}.{self.worker}.report", report, 20.0)
-            answer = protocol.report_answer_of(reply.data)
-            assert isinstance(answer, protocol.Recorded), answer
+            await self._tell([item for run in runs for item in self._ended(run)])
+
+    async def _tell(self, items: Sequence[ReportItem]) -> None:
+        report = protocol.pack(Report("session", next(self._sequence), [*items]))
+        reply = await self.link.request(f"req.{POOL}.{self.worker}.report", report, 20.0)
+        answer = protocol.report_answer_of(reply.data)
+        assert isinstance(answer, protocol.Recorded), answer
 
     def _ended(self, run: Run) -> list[Ended]:
         if self.detail is None and size_of(run.tasks) > 1 and all(not self.ends(run, i) for i in expand(run.tasks)):

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from events import protocol
@@ -31,16 +32,21 @@ from events.protocol import (
     Stored,
 )
 from events.spec import TaskText
+from infra import renewal
 from infra.link import Link
 from infra.nats_server import NatsServer
+from infra.renewal import CredentialBody
+from services.credentials import CredentialDesk, CredentialRefused
 from tests.nats_support import linked, serving
-from worker import identity
+from worker import identity, tree
 from worker.agent import Agent, AgentOptions
 
 WAIT_S = 20.0
 POOL = "default"
 JOB = "jaaaaaaaaaaaaaaaa"
 TICKET = "a-ticket"
+
+_credential_body_of = msgspec.json.Decoder(CredentialBody).decode
 
 
 class Pool:
@@ -217,6 +223,11 @@ class Shelf:
         self.asked: list[tuple[str, str, str]] = []
         self.failures: list[int] = []
         """Statuses to answer the next requests with."""
+        self.desk: CredentialDesk | None = None
+        self.mints: dict[tuple[str, str], Callable[[], str]] = {}
+        """Who may have a JWT, by id and public key."""
+        self.credentials: list[tuple[int, str]] = []
+        """Status and code of each answer to a request for a JWT."""
         self.url = ""
 
     def put(self, data: bytes) -> str:
@@ -224,6 +235,20 @@ class Shelf:
         digest = hashlib.sha256(data).hexdigest()
         self.blobs[digest] = data
         return digest
+
+    async def mint(self, worker: str, public_key: str) -> str:
+        """What the platform does for a credential desk."""
+        return self.mints.get((worker, public_key), str)()
+
+    async def _credential(self, request: web.Request) -> web.StreamResponse:
+        assert self.desk is not None
+        try:
+            answer = await self.desk.issue(_credential_body_of(await request.read()))
+        except CredentialRefused as error:
+            self.credentials.append((403, error.code))
+            return web.json_response({"type": f"urn:hive:problem:{error.code}", "now": error.now}, status=403)
+        self.credentials.append((200, ""))
+        return web.Response(body=msgspec.json.encode(answer))
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         self.asked.append((request.method, request.path_qs, request.headers.get("Authorization", "")))
@@ -248,6 +273,7 @@ class Shelf:
     async def open(self) -> AsyncGenerator["Shelf"]:
         """Serve on a free port."""
         app = web.Application(client_max_size=64 * 1024 * 1024)
+        app.router.add_post(renewal.PATH, self._credential)
         app.router.add_route("*", "/{tail:.*}", self._serve)
         runner = web.AppRunner(app)
         await runner.setup()
@@ -306,12 +332,20 @@ class Rig:
             await self.kill(task)
 
 
+async def gone(pid: int) -> None:
+    """Return once the process has ended."""
+    async with asyncio.timeout(WAIT_S):
+        while not tree.is_dead(pid):
+            await asyncio.sleep(0.01)
+
+
 @contextlib.asynccontextmanager
 async def rigged(root: Path) -> AsyncGenerator[Rig]:
     """A worker with its pool."""
     async with serving(root / "hive") as server, linked(server) as link, Shelf().open() as shelf:
         who = identity.load_or_create(root / "worker")
-        await server.add_worker(who.worker, who.public_key)
+        shelf.desk = CredentialDesk(shelf.mint)
+        shelf.mints[who.worker, who.public_key] = lambda: server.admit(who.worker, who.public_key, POOL)
         pool = Pool(link, who.worker)
         await pool.open()
         rig = Rig(server, pool, shelf, root / "worker", who)

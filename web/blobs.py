@@ -1,7 +1,7 @@
 """Blobs: bytes by their SHA-256, whole or in part. What a digest names never changes, so anyone may cache it."""
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from typing import Annotated, Any
 
 from litestar import HttpMethod, Request, Response, post, put, route
@@ -14,6 +14,7 @@ from events.base import Digest
 from events.spec import DIGEST
 from infra.blobs import BlobMissing
 from web import schema
+from web.caller import JOBS_READ, Caller, caller_of
 from web.core import Core
 from web.openapi import BytesOperation
 from web.params import CoreArg, problems
@@ -32,6 +33,7 @@ def _check(digest: Digest) -> None:
 
 @put(
     "/v1/blobs/{digest:str}",
+    needs="jobs:own",
     summary="Store a blob",
     description="The body's bytes; they are kept only if they are what the digest names. 200: it was there already.",
     responses={
@@ -47,19 +49,19 @@ async def put_blob(core: CoreArg, digest: FromPath[str], request: Request[Any, A
     _check(digest)
     existed = core.blobs.size(digest) is not None
     # What a worker has made may still be kept when nothing new is taken any more.
-    if (
-        not existed
-        and core.disk().state == "full"
-        and not request.headers["authorization"].lower().startswith("ticket")
-    ):
+    if not existed and core.disk().state == "full" and not caller_of(request).ticket:
         raise Failed(507, "disk-full", core.disk().why(), remedy="free some space on the hive's disk")
     blob = await core.blobs.put_stream(digest, request.stream())
+    caller = caller_of(request)
+    if not caller.ticket:
+        await core.references.add(caller.user, [digest])
     answer = schema.BlobAnswer(blob.digest, blob.size)
     return Response(encode(answer), status_code=200 if existed else 201, media_type="application/json")
 
 
 @route(
     "/v1/blobs/{digest:str}",
+    needs=JOBS_READ,
     http_method=[HttpMethod.GET, HttpMethod.HEAD],
     summary="Fetch a blob, or a part of it",
     media_type="application/octet-stream",
@@ -82,7 +84,8 @@ async def get_blob(
     """The bytes."""
     _check(digest)
     size = core.blobs.size(digest)
-    if size is None:
+    # What may not be read is not there: a digest is no permission.
+    if size is None or not await _readable(core, caller_of(request), digest):
         raise BlobMissing(digest)
     tag = f'"{digest}"'
     headers = [(b"etag", tag.encode()), (b"accept-ranges", b"bytes"), (b"cache-control", b"private, immutable")]
@@ -98,6 +101,20 @@ async def get_blob(
     if request.method == "HEAD":
         return BytesStream(_nothing(), 206 if wanted else 200, headers)
     return BytesStream(_bytes(core, digest, start, end), 206 if wanted else 200, headers)
+
+
+async def _readable(core: Core, caller: Caller, digest: Digest) -> bool:
+    return caller.ticket or caller.may("jobs:read") or bool(await core.references.of(caller.user, [digest]))
+
+
+async def unseen(core: Core, caller: Caller, digests: Iterable[Digest]) -> list[Digest]:
+    """Those of `digests` that are not here, as far as `caller` may know."""
+    wanted = list(digests)
+    missing = await core.blobs.missing(wanted)
+    if caller.ticket or caller.may("jobs:read"):
+        return missing
+    seen = await core.references.of(caller.user, wanted) - {*missing}
+    return [digest for digest in wanted if digest not in seen]
 
 
 async def _nothing() -> AsyncGenerator[bytes]:
@@ -130,17 +147,20 @@ def _range(text: str, size: int) -> tuple[int, int] | None:
 
 @post(
     "/v1/blobs/missing",
+    needs=JOBS_READ,
     status_code=200,
     summary="Which blobs are missing",
     description="Ask before uploading. Those that are here are kept for a while, so that a job may name them.",
     responses=problems(413),
     request_max_body_size=ASKED_BYTES_MAX,
 )
-async def missing(core: CoreArg, data: JSONBody[schema.DigestsBody]) -> schema.MissingAnswer:
+async def missing(
+    core: CoreArg, request: Request[Any, Any, State], data: JSONBody[schema.DigestsBody]
+) -> schema.MissingAnswer:
     """Those to upload."""
     for digest in data.digests:
         _check(digest)
-    return schema.MissingAnswer(await core.blobs.missing(dict.fromkeys(data.digests)))
+    return schema.MissingAnswer(await unseen(core, caller_of(request), dict.fromkeys(data.digests)))
 
 
 ROUTES = [put_blob, get_blob, missing]

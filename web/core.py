@@ -3,51 +3,62 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from events.base import UserId, WorkerId
+import msgspec
+
+from events.base import WorkerId
 from events.log import Log
 from infra.blobs import Blobs
 from infra.disk import DiskGuard
 from infra.outputs import Outputs
-from infra.sealing import Sealer
+from infra.references import References
+from infra.sealing import Keys
 from infra.tickets import Tickets
+from services.access import AccessView
+from services.accounts.hosted import PeopleHost
+from services.accounts.service import AccountsClient
+from services.credentials import CredentialDesk
 from services.pool.client import PoolClient
 from services.projector import Projector
 from services.reads import Reads
 from web.manifests import Manifests
 
-OWNER: UserId = "admin"
-"""Whose the admin key is, as events name it."""
-BY = "user:admin"
-"""Who asked, as events say it."""
 
+class Network(msgspec.Struct, frozen=True):
+    """How others reach the platform, as they are told. `cors_origins`: the sites that may use the API from a browser.
+    `ca_pin`: the beginning of the fingerprint of the authority that the API's certificate rests on. `nats_url`: where
+    workers reach NATS ("": where this machine does); `nats_ca`: the authority (PEM) that its certificate rests on.
+    """
 
-@dataclass(frozen=True)
-class Enrolled:
-    """What a new worker needs to know: its id, its pool, and where its NATS listens."""
-
-    worker: WorkerId
-    pool: str
-    nats_url: str
+    cors_origins: tuple[str, ...] = ()
+    ca_pin: str = ""
+    nats_url: str = ""
+    nats_ca: str = ""
 
 
 @dataclass(frozen=True)
 class Core:
-    """The platform as the API sees it. `enrol(name, public_key)` raises ValueError or problems.CannotEnrol;
-    `forget(worker)` says whether there was such a worker.
+    """The platform as the API sees it. `admit(worker, public_key)` lets a worker connect and says where; it raises
+    problems.CannotEnrol. `revoke(public_key)` disconnects it, and says whether that changed anything.
     """
 
     pool: str
     version: str
-    admin_key: str
     ask: PoolClient
+    accounts: AccountsClient
+    access: AccessView
     reads: Reads
     projector: Projector
     log: Log
     blobs: Blobs
     manifests: Manifests
+    references: References
     outputs: Outputs
-    sealer: Sealer
+    keys: Keys
+    people: PeopleHost
     tickets: Tickets
-    enrol: Callable[[str, str], Awaitable[Enrolled]]
-    forget: Callable[[WorkerId], Awaitable[bool]]
+    admit: Callable[[WorkerId, str], Awaitable[str]]
+    revoke: Callable[[str], Awaitable[bool]]
+    credentials: CredentialDesk
     disk: Callable[[], DiskGuard]
+    requests_per_min: int = 0
+    network: Network = Network()

@@ -6,7 +6,7 @@ Each message carries a list of events, as many as were decided at once; its id i
 import re
 import time
 from collections.abc import AsyncGenerator
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_args
 
 import msgspec
 from litestar import get
@@ -21,9 +21,12 @@ from events.catalog import BY_TAG, EVENTS, Decision, Record, Unknown, position_o
 from events.log import Log
 from services.feed import Follower
 from web import schema
+from web.caller import caller_of
 from web.core import Core
+from web.jobs import visible
+from web.mine import Mine
 from web.params import CoreArg, problems
-from web.problems import Failed, bad_field
+from web.problems import AnyRequest, Failed, bad_field
 from web.stream import PING, PING_S, EventStream, message
 
 PIECE_BYTES_MAX = 256 * 1024
@@ -37,7 +40,9 @@ _encode = msgspec.json.Encoder().encode
 _SEALED_FIELDS: dict[type[Any], list[str]] = {
     kind: names
     for kind in EVENTS
-    if (names := [field.name for field in msgspec.structs.fields(kind) if field.type is Sealed])
+    if (
+        names := [field.name for field in msgspec.structs.fields(kind) if Sealed in (field.type, *get_args(field.type))]
+    )
 }
 
 
@@ -45,17 +50,22 @@ ENTITIES = frozenset(kind.entity for kind in cast(tuple[Any, ...], EVENTS))
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """Which events: of these types (none: all), of this job, and of this kind of thing, or of the one with this id."""
+    """Which events: of these types (none: all), of this job, and of this kind of thing, or of the one with this id; and
+    of those what `mine` takes (None: all).
+    """
 
     types: frozenset[type[Any]] = frozenset()
     job: str = ""
     entity: str = ""
+    mine: Mine | None = None
 
     def takes(self, event: Any) -> bool:
         """Whether it takes this one."""
         if self.types and type(event) not in self.types:
             return False
         if self.job and getattr(event, "job", "") != self.job:
+            return False
+        if self.mine is not None and not self.mine.takes(event):
             return False
         if not self.entity:
             return True
@@ -93,7 +103,8 @@ def _text(record: Record, n: int, decision: Decision, event: Any) -> bytes:
     if isinstance(event, Unknown):
         body = _encode(event.body)
     elif sealed := _SEALED_FIELDS.get(cast(Any, type(event))):
-        body = _encode({**msgspec.to_builtins(event), **dict.fromkeys(sealed, SEALED)})
+        plain = msgspec.to_builtins(event)
+        body = _encode(plain | {name: SEALED for name in sealed if name in plain})
     else:
         body = _encode(event)
     return _encode(
@@ -153,7 +164,7 @@ async def position_at(log: Log, subject: str, moment_ms: int) -> int:
     return low
 
 
-def wanted_of(types: list[str], job: str, entity: str) -> Wanted:
+def wanted_of(types: list[str], job: str, entity: str, mine: Mine | None) -> Wanted:
     """The filter. Raises Failed for a type that is none."""
     kinds: set[type[Any]] = set()
     for name in (part for text in types for part in text.split(",") if part):
@@ -166,7 +177,7 @@ def wanted_of(types: list[str], job: str, entity: str) -> Wanted:
                 "type", f"{name[:60]!r} is no type of event", f"one of {known}; or such as `job.*`", status=400
             )
         kinds.update(found)
-    return Wanted(frozenset(kinds), job, entity)
+    return Wanted(frozenset(kinds), job, entity, mine)
 
 
 async def _start(core: Core, from_: str, since: str, last_id: str, follow: bool) -> int:
@@ -209,6 +220,7 @@ def _ping(position: int) -> bytes:
 
 @get(
     "/v1/events",
+    needs=("events:all", "jobs:own", "jobs:read", "workers:own"),
     summary="Events, live",
     description="Server-sent events; the data of each is a list of events decided together. Texts that users typed are"
     " shown as <sealed>, and fields that have their default are left out.",
@@ -217,11 +229,12 @@ def _ping(position: int) -> bytes:
         200: ResponseSpec(
             list[schema.Shown], generate_examples=False, description="Events", media_type="text/event-stream"
         ),
-        **problems(),
+        **problems(404),
     },
 )
 async def follow_events(
     core: CoreArg,
+    request: AnyRequest,
     texts: NamedDependency[SkipValidation[Texts]],
     from_: Annotated[str, QueryParameter(name="from", description="From this position on, itself included")] = "",
     since: Annotated[
@@ -243,7 +256,12 @@ async def follow_events(
     last_event_id: Annotated[str, HeaderParameter(name="Last-Event-ID", description="Go on after this position")] = "",
 ) -> ASGIApp:
     """The stream."""
-    wanted = wanted_of(types or [], job, entity)
+    caller = caller_of(request)
+    mine = None if caller.may("events:all") else Mine(core, caller.user)
+    if mine is not None and job:
+        await visible(core, caller, job, "jobs:read")
+        mine = None
+    wanted = wanted_of(types or [], job, entity, mine)
     start = await _start(core, from_, since, last_event_id, follow)
     end = None if follow else await core.log.last(core.projector.subject)
     return EventStream(_pieces(core, start, end, wanted, texts))

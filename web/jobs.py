@@ -15,16 +15,18 @@ from events.job import Kind
 from events.log import LogUnavailable
 from events.masking import unmask
 from events.spec import JobSpec, TaskText
-from infra.sealing import KeyDestroyed, Sealer
+from infra.sealing import KeyAway, KeyDestroyed, Keys
 from projections.rows import JobRow, JobState
-from services.pool.client import PoolUnavailable
-from services.pool.commands import Accepted, CancelJob, Outcome, RefusedAnswer, Submit
+from services.asking import Accepted, Outcome, RefusedAnswer, Unavailable
+from services.pool.commands import CancelJob, Submit
 from services.reads import BadCursor, JobFilter, after_of
 from web import schema
-from web.core import BY, Core
+from web.blobs import unseen
+from web.caller import JOBS_READ, Caller, caller_of
+from web.core import Core
 from web.openapi import SubmitOperation
 from web.params import LIMIT, CoreArg, Limit, MinPosition, at_least, problems
-from web.problems import Failed, bad_field, encode, failed_of, not_found
+from web.problems import AnyRequest, Failed, bad_field, encode, failed_of, not_found
 from web.refs import Place
 from web.submit import BODY_BYTES_MAX, Request, blobs_of, build, check_key, parse, size_of
 
@@ -51,29 +53,47 @@ Key = Annotated[
 
 @post(
     "/v1/jobs",
+    needs="jobs:own",
     summary="Submit jobs",
     description="One job, or a list of up to 1000. What is answered with 201 is on disk.",
     responses=problems(409, 413, 422, 507),
     operation_class=SubmitOperation,
     request_max_body_size=BODY_BYTES_MAX,
 )
-async def submit(core: CoreArg, body: RawBody, idempotency_key: Key = "") -> Response[bytes]:
+async def submit(core: CoreArg, request: AnyRequest, body: RawBody, idempotency_key: Key = "") -> Response[bytes]:
     """Take jobs in."""
+    caller = caller_of(request)
     if core.disk().state == "full":
         raise Failed(507, "disk-full", core.disk().why(), remedy="free some space on the hive's disk")
     check_key(idempotency_key)
     specs, place = parse(body)
-    asked = build(specs, place, idempotency_key, core.sealer)
-    await _check_blobs(core, asked, place)
-    answer = await _ask(core, asked, place)
+    asked = build(specs, place, caller.user, idempotency_key, core.keys)
+    await _check_jobs(core, caller, asked, place)
+    await _check_blobs(core, caller, asked, place)
+    answer = await _ask(core, caller, asked, place)
     return Response(encode(answer), status_code=201, media_type="application/json")
 
 
-async def _check_blobs(core: Core, asked: Request, place: Place) -> None:
+async def _check_jobs(core: Core, caller: Caller, asked: Request, place: Place) -> None:
+    """Other jobs that these wait for, or take results from, must be the caller's to see."""
+    if caller.may("jobs:read"):
+        return
+    mine = set(asked.ids)
+    for number, spec in enumerate(asked.specs):
+        for at, job in enumerate(spec.after):
+            if job in mine:
+                continue
+            row = await find(core, job)
+            if row is None or not caller.sees(row.owner):
+                refused = RefusedAnswer("unknown_job", f"after[{at}]", f"there is no job {job!r}")
+                raise bad_field(f"{place(number)}{_field_of(refused, spec)}", refused.detail)
+
+
+async def _check_blobs(core: Core, caller: Caller, asked: Request, place: Place) -> None:
     named = blobs_of(asked.specs, place)
     if not named:
         return
-    missing: list[Digest] = await core.blobs.missing(named)
+    missing: list[Digest] = await unseen(core, caller, named)
     if missing:
         field = named[missing[0]]
         raise bad_field(field, f"{field}: there is no blob {missing[0]}", f"upload it: PUT /v1/blobs/{missing[0]}")
@@ -82,15 +102,15 @@ async def _check_blobs(core: Core, asked: Request, place: Place) -> None:
             await core.manifests.check(f"{place(number)}each", spec.each, spec.count)
 
 
-async def _ask(core: Core, asked: Request, place: Place) -> schema.SubmitAnswer:
+async def _ask(core: Core, caller: Caller, asked: Request, place: Place) -> schema.SubmitAnswer:
     """Ask the pool, in as few questions as fit in messages. Raises Failed when any job was not accepted."""
     trace = secrets.token_hex(8)
     outcomes: list[Outcome] = []
     start = position = 0
     for part in _parts(asked.commands):
         try:
-            answer = await core.ask.ask([*part], BY, cause=f"http:{trace}", trace=trace)
-        except PoolUnavailable as error:
+            answer = await core.ask.ask([*part], caller.by, cause=caller.via, trace=trace)
+        except Unavailable as error:
             if not outcomes:
                 raise
             raise _not_all(asked, place, outcomes, failed_of(error)) from None
@@ -157,17 +177,22 @@ def _field_of(refused: RefusedAnswer, spec: JobSpec) -> str:
     return refused.field
 
 
-def text_in(row: JobRow, sealer: Sealer) -> TaskText | None:
-    """What the job's user typed; None when it was erased."""
+def text_in(row: JobRow, keys: Keys) -> TaskText | None:
+    """What the job's user typed; None when it was erased. Raises KeyAway."""
     try:
-        return _text_of(sealer.open(row.text))
+        return _text_of(keys.open(row.text))
     except KeyDestroyed:
         return None
 
 
-def job_view(row: JobRow, sealer: Sealer, full: bool) -> schema.Job:
-    """The job as the API shows it, its text opened."""
-    opened = text_in(row, sealer)
+def job_view(row: JobRow, keys: Keys, full: bool) -> schema.Job:
+    """The job as the API shows it, its text opened. Raises KeyAway, but not for one of many."""
+    try:
+        opened = text_in(row, keys)
+    except KeyAway:
+        if full:
+            raise
+        opened = TaskText()
     text, erased = opened or TaskText(), opened is None
     shown = text if full else TaskText()
     return schema.Job(
@@ -179,15 +204,17 @@ def job_view(row: JobRow, sealer: Sealer, full: bool) -> schema.Job:
     )  # fmt: skip
 
 
-@get("/v1/jobs", summary="List jobs, newest first", responses=problems())
+@get("/v1/jobs", needs=JOBS_READ, summary="List jobs, newest first", responses=problems())
 async def list_jobs(
     core: CoreArg,
+    request: AnyRequest,
     states: Annotated[list[JobState] | None, QueryParameter(name="state", description="In any of these states")] = None,
     kind: FromQuery[Kind | None] = None,
     name: Annotated[str, QueryParameter(description="With this name; `train*`: names that begin so")] = "",
     label: Annotated[
         list[str] | None, QueryParameter(description="With all of these labels: `key=value` or `key`")
     ] = None,
+    owner: Annotated[str, QueryParameter(description="Of this user; who may not read others' jobs gets its own")] = "",
     cursor: Annotated[str, QueryParameter(max_length=CURSOR_CHARS_MAX, description="The `next` of a page")] = "",
     limit: Limit = LIMIT,
     min_position: MinPosition = "",
@@ -195,12 +222,13 @@ async def list_jobs(
     """A page of jobs."""
     await at_least(core, min_position)
     position = position_text(core.reads.position)
-    wanted = JobFilter(tuple(states or ()), kind or "")
+    caller = caller_of(request)
+    wanted = JobFilter(tuple(states or ()), kind or "", owner if caller.may("jobs:read") else caller.user)
     try:
         if not name and not label:
             page = await core.reads.jobs(wanted, cursor, limit)
             return schema.JobsAnswer(
-                [job_view(row, core.sealer, False) for row in page.rows], page.next or None, position
+                [job_view(row, core.keys, False) for row in page.rows], page.next or None, position
             )
         return await _scan(core, wanted, name, label or [], cursor, limit, position)
     except BadCursor as error:
@@ -215,7 +243,7 @@ async def _scan(
     for _ in range(SCAN_ROWS_MAX // SCAN_PAGE):
         page = await core.reads.jobs(wanted, cursor, SCAN_PAGE)
         for at, row in enumerate(page.rows):
-            job = job_view(row, core.sealer, False)
+            job = job_view(row, core.keys, False)
             if not _matches(job, name, labels):
                 continue
             found.append(job)
@@ -238,21 +266,29 @@ def _matches(job: schema.Job, name: str, labels: list[str]) -> bool:
     return True
 
 
-@get("/v1/jobs/{job:str}", summary="Show a job", responses=problems(404))
-async def show_job(core: CoreArg, job: FromPath[str], min_position: MinPosition = "") -> schema.Job:
+@get("/v1/jobs/{job:str}", needs=JOBS_READ, summary="Show a job", responses=problems(404))
+async def show_job(
+    core: CoreArg, request: AnyRequest, job: FromPath[str], min_position: MinPosition = ""
+) -> schema.Job:
     """One job, with everything its user asked for."""
     await at_least(core, min_position)
-    return job_view(await existing(core, job), core.sealer, True)
+    return job_view(await visible(core, caller_of(request), job, "jobs:read"), core.keys, True)
 
 
-async def existing(core: Core, job: str) -> JobRow:
-    """The job. Raises Failed when there is none: not before the board has folded all there is in the log by now."""
+async def find(core: Core, job: str) -> JobRow | None:
+    """The job; None not before the board has folded all there is in the log by now."""
     row = await core.reads.job(job)
     if row is None:
         with contextlib.suppress(LogUnavailable):
             await core.reads.reached(await core.log.last(pool_subject(core.pool)), FRESH_S)
             row = await core.reads.job(job)
-    if row is None:
+    return row
+
+
+async def visible(core: Core, caller: Caller, job: str, *scopes: str) -> JobRow:
+    """The job. Raises Failed when there is none, or `caller` may not know of it: its own, or with one of `scopes`."""
+    row = await find(core, job)
+    if row is None or not caller.sees(row.owner, *scopes):
         raise not_found(
             "job", job, "list the jobs with GET /v1/jobs; after a submit, give its position as min_position"
         )
@@ -261,15 +297,19 @@ async def existing(core: Core, job: str) -> JobRow:
 
 @post(
     "/v1/jobs/{job:str}/cancel",
+    needs=("jobs:own", "jobs:all"),
     status_code=200,
     summary="Cancel a job",
     description="Queued tasks end now, running ones are told to stop.",
     responses=problems(404, 409),
 )
-async def cancel(core: CoreArg, job: FromPath[str]) -> schema.Done:
+async def cancel(core: CoreArg, request: AnyRequest, job: FromPath[str]) -> schema.Done:
     """End a job."""
+    caller = caller_of(request)
+    if not caller.may("jobs:all"):
+        await visible(core, caller, job)
     trace = secrets.token_hex(8)
-    answer = await core.ask.ask([CancelJob(job)], BY, cause=f"http:{trace}", trace=trace)
+    answer = await core.ask.ask([CancelJob(job)], caller.by, cause=caller.via, trace=trace)
     return done(answer.outcomes[0], answer.position, "job", job)
 
 
@@ -282,9 +322,15 @@ def done(outcome: Outcome, position: int, what: str, name: str) -> schema.Done:
     return schema.Done(outcome.existing, position_text(position))
 
 
-@get("/v1/jobs/{job:str}/results", summary="List the files that a job left", responses=problems(403, 404))
+@get(
+    "/v1/jobs/{job:str}/results",
+    needs=JOBS_READ,
+    summary="List the files that a job left",
+    responses=problems(403, 404),
+)
 async def list_results(
     core: CoreArg,
+    request: AnyRequest,
     job: FromPath[str],
     after: Annotated[str, QueryParameter(max_length=CURSOR_CHARS_MAX, description="The `next` of a page")] = "",
     limit: Limit = LIMIT,
@@ -292,12 +338,15 @@ async def list_results(
 ) -> schema.ResultsAnswer:
     """A page of results."""
     await at_least(core, min_position)
-    row = await existing(core, job)
+    caller = caller_of(request)
+    row = await visible(core, caller, job, "jobs:read")
     try:
         page = await core.reads.results(job, after_of(after), limit)
     except BadCursor as error:
         raise bad_field("after", str(error), status=400) from None
-    text = text_in(row, core.sealer)
+    if not caller.ticket and not caller.may("jobs:read"):
+        await core.references.add(caller.user, [file.digest for file in page.rows])
+    text = text_in(row, core.keys)
     names = text.results if text else []
     results = [
         schema.Result(file.index, names[file.n] if file.n < len(names) else f"result-{file.n}", file.digest, file.size)

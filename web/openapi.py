@@ -55,17 +55,20 @@ class BytesOperation(Operation):
 class TrueSchema(JsonRenderPlugin):
     """Renders the document as JSON, made once."""
 
-    _document = b""
+    def __init__(self, path: str, open_paths: frozenset[str]) -> None:
+        super().__init__(path=path)
+        self._open_paths = open_paths
+        self._document = b""
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         """The document's bytes."""
         if not self._document:
-            self._document = msgspec.json.encode(complete(openapi_schema))
+            self._document = msgspec.json.encode(complete(openapi_schema, self._open_paths))
         return self._document
 
 
-def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with the body and the answer of a submission."""
+def complete(document: dict[str, Any], open_paths: frozenset[str]) -> dict[str, Any]:
+    """The document with the body and the answer of a submission, and the paths that need no key."""
     (spec, answer), schemas = msgspec.json.schema_components(
         [JobSpec, SubmitAnswer], ref_template="#/components/schemas/{name}"
     )
@@ -79,7 +82,9 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
         "description": "All of it is taken in, and on disk",
         "content": {_JSON: {"schema": answer}},
     }
-    document["paths"]["/health"]["get"]["security"] = []
+    for path in open_paths:
+        for operation in document["paths"][path].values():
+            operation["security"] = []
     return document
 
 
@@ -89,9 +94,9 @@ def _operation(handler: HTTPRouteHandler, method: Method, _parts: list[str | Pat
     return f"{name}_head" if method == "HEAD" else name
 
 
-def config(version: str) -> OpenAPIConfig:
-    """How the document is made."""
-    key = SecurityScheme(type="http", scheme="bearer", description="The admin key")
+def config(version: str, open_paths: frozenset[str]) -> OpenAPIConfig:
+    """How the document is made. `open_paths`: those that need no key."""
+    key = SecurityScheme(type="http", scheme="bearer", description="An API key, or an access token")
     ticket = SecurityScheme(
         type="apiKey", name="Authorization", security_scheme_in="header", description="`Ticket <ticket>`: a worker's"
     )
@@ -100,7 +105,7 @@ def config(version: str) -> OpenAPIConfig:
         version=version,
         description="Submit work to a pool of machines, follow it, and fetch what it left. Errors are RFC 9457 problems.",
         path="/schema",
-        render_plugins=[TrueSchema(path="/openapi.json")],
+        render_plugins=[TrueSchema("/openapi.json", open_paths)],
         components=Components(security_schemes={"key": key, "ticket": ticket}),
         security=[{"key": []}],
         operation_id_creator=_operation,

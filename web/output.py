@@ -1,7 +1,12 @@
-"""Following what a task prints: from an offset, through its attempts, until it has ended and all of it was sent."""
+"""Following what a task prints: from an offset, through its attempts, until it has ended and all of it was sent.
+
+Whether it has ended is for the tables to say. While they are away the board must do: it knows that a task runs, and
+that all have ended, but not more of one task out of many. What it does not know is waited for, and then given up.
+"""
 
 import asyncio
 import base64
+import contextlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from time import monotonic
@@ -13,11 +18,12 @@ from events.base import JobId
 from events.masking import unmask
 from events.spec import TaskText
 from infra.outputs import READ_BYTES_MAX, Outputs, frames
+from projections.board_state import Guess
 from projections.rows import ENDED_STATES, JobRow, TaskRow
 from services.reads import ReadsUnavailable
 from web.core import Core
-from web.problems import bad_field
-from web.schema import Began, Ended, Printed
+from web.problems import bad_field, unavailable
+from web.schema import Began, Ended, Printed, Problem
 from web.stream import PING, PING_S, message
 
 READ_BYTES = 256 * 1024
@@ -25,6 +31,10 @@ LOOK_S = 0.1
 """How long what the tables say of a task is believed, however often its job changes."""
 AWAY_S = 1.0
 """Pause before the tables are asked again when they could not answer."""
+ANSWER_S_MAX = 6.0
+"""How long the output waits for the tables to answer: longer than they may lag, yet some that hang do not hold it up."""
+AWAY_S_MAX = 10.0
+"""How long a follower waits for tables that are away when the board does not know how its task is."""
 MISSING_S = 5.0
 """How long output that a report promised is waited for."""
 MOVED_S = 0.02
@@ -76,25 +86,68 @@ class _Follow:
         self.core, self.job, self.text, self.index = core, job, text, index
         self.lease, self.offset = lease, offset
         self.task: TaskRow | None = None
-        self._looked, self._seen, self._away = 0.0, -1, False
+        self._looked, self._seen = 0.0, -1
         self.promised_at = 0.0
+        self._away = ""
+        """Why the tables cannot say how the task is; "" when they can."""
+        self._guess: Guess = "unknown"
+        """What the board says of it meanwhile."""
+        self._printed = 0
+        self._known_at = monotonic()
+        self._asking: asyncio.Future[TaskRow | None] | None = None
+        self._asked_of = 0
+
+    def close(self) -> None:
+        """Forget a question to the tables that is not answered yet."""
+        if self._asking is not None:
+            self._asking.add_done_callback(lambda asking: asking.cancelled() or asking.exception())
+            self._asking.cancel()
 
     async def look(self) -> None:
         """Ask the tables about the task, when its job changed since and they were not asked just now."""
         row = self.core.reads.live_job(self.job)
-        if self._away and row:
-            self._seen, self.task = row.position, _only_task(row, self.lease) or self.task
+        if self._away:
+            await self._ask_board(row)
         moved = self._away or row is None or row.position != self._seen
-        if (self.task is not None and not moved) or monotonic() - self._looked < (AWAY_S if self._away else LOOK_S):
+        if self._asking is None:
+            if (self.task is not None and not moved) or monotonic() - self._looked < (AWAY_S if self._away else LOOK_S):
+                return
+            self._looked, self._asked_of = monotonic(), row.position if row else 0
+            self._asking = asyncio.ensure_future(self.core.reads.task(self.job, self.index))
+            await asyncio.wait([self._asking], timeout=ANSWER_S_MAX)
+        if not self._asking.done():
+            await self._without_tables(row, "the database does not answer")
             return
-        self._looked = monotonic()
+        asking, self._asking = self._asking, None
         try:
-            self.task = await self.core.reads.task(self.job, self.index)
-            self._seen, self._away = (row.position if row else 0), False
-        except ReadsUnavailable:
-            self._away = True
-            if row:
-                self._seen, self.task = row.position, _only_task(row, self.lease) or self.task
+            self.task = asking.result()
+            self._seen, self._away = self._asked_of, ""
+        except ReadsUnavailable as error:
+            await self._without_tables(row, str(error))
+
+    async def _without_tables(self, row: JobRow | None, why: str) -> None:
+        if not self._away:
+            self._known_at = monotonic()
+        self._away = why
+        await self._ask_board(row)
+
+    async def _ask_board(self, row: JobRow | None) -> None:
+        """See what is certain without the tables: how the task is, and which attempts printed something."""
+        self._guess = self.core.reads.live_task(self.job, self.index)
+        self._printed = max(await self.core.outputs.leases(self.job, self.index), default=0)
+        if row:
+            self._seen = row.position
+        if self._guess != "unknown" or self._printed > self.lease:
+            self._known_at = monotonic()
+
+    def given_up(self) -> bool:
+        """Whether it was not known for too long how the task is."""
+        return bool(self._away) and monotonic() - self._known_at > AWAY_S_MAX
+
+    def problem(self) -> Problem:
+        """Why that is."""
+        detail = f"whether task {self.index} has ended cannot be told: {self._away}"
+        return unavailable(detail, "ask again when the database is back; what was printed so far is complete").problem
 
     def latest(self) -> int:
         """The lease of the latest attempt, 0 when there was none."""
@@ -103,6 +156,8 @@ class _Follow:
     def attempt_over(self) -> bool:
         """Whether nothing more will be printed in this attempt."""
         task = self.task
+        if self._away and not (task and task.lease == self.lease and task.end):
+            return self._printed > self.lease or self._guess not in ("running", "unknown")
         if task is None:
             return False
         if task.lease == self.lease and not task.end and task.state not in ENDED_STATES:
@@ -116,9 +171,13 @@ class _Follow:
     def end(self) -> Ended | None:
         """How the task ended, None while it has not."""
         task = self.task
-        if task is None or task.state not in ENDED_STATES or task.lease != self.lease:
-            return None
-        return Ended(task.state, task.end, task.code, unmask(task.reason, self.text))
+        if task is not None and task.state in ENDED_STATES and task.lease == self.lease:
+            return Ended(task.state, task.end, task.code, unmask(task.reason, self.text))
+        if self._away and self._guess not in ("running", "unknown"):
+            row = self.core.reads.live_job(self.job)
+            reason = row.reason if row and row.count == 1 else ""
+            return Ended(self._guess, "", 0, unmask(reason, self.text))
+        return None
 
     async def wait(self) -> None:
         """Until there is more output, the job changed, or it is time to look or to ping."""
@@ -149,51 +208,46 @@ class _Follow:
             await asyncio.sleep(MOVED_S)
 
 
-def _only_task(row: JobRow, lease: int) -> TaskRow | None:
-    """The task of a job with one task, as far as the job itself says it, while the tables are away."""
-    if row.count > 1 or not (row.succeeded or row.failed or row.cancelled):
-        return None
-    state = "succeeded" if row.succeeded else "failed" if row.failed else "cancelled"
-    return TaskRow(row.job, 0, state, lease=lease, reason=row.reason)
-
-
 async def follow_output(
     core: Core, job: JobId, text: TaskText, index: int, streams: Streams, lease: int, offset: int, follow: bool
 ) -> AsyncGenerator[bytes]:
     """Server-sent events of what the task prints."""
-    place = _Follow(core, job, text, index, lease, offset)
-    spoke = monotonic()
-    announced = False
-    yield PING
-    while True:
-        await place.look()
-        if not place.lease:
-            leases = await core.outputs.leases(job, index)
-            place.lease = (leases[0] if follow else leases[-1]) if leases else place.latest()
-        if place.lease and not announced:
-            announced = True
-            yield _announce(place)
-        over = place.attempt_over()
-        async for found in read_frames(core.outputs, (job, index, place.lease), place.offset):
-            place.offset = found[-1][3]
-            if told := _told(found, streams, place.lease):
-                spoke = monotonic()
-                yield told
-        if not follow:
-            return
-        if over:
-            leases = await core.outputs.leases(job, index)
-            following = [number for number in (*leases, place.latest()) if number > place.lease]
-            if following:
-                place.lease, place.offset, place.promised_at, announced = min(following), 0, 0.0, False
-                continue
-            if ended := place.end():
-                yield message(_encode(ended), f"{place.lease}-{place.offset}", "end")
+    with contextlib.closing(_Follow(core, job, text, index, lease, offset)) as place:
+        spoke = monotonic()
+        announced = False
+        yield PING
+        while True:
+            await place.look()
+            if not place.lease:
+                leases = await core.outputs.leases(job, index)
+                place.lease = (leases[0] if follow else leases[-1]) if leases else place.latest()
+            if place.lease and not announced:
+                announced = True
+                yield _announce(place)
+            over = place.attempt_over()
+            async for found in read_frames(core.outputs, (job, index, place.lease), place.offset):
+                place.offset = found[-1][3]
+                if told := _told(found, streams, place.lease):
+                    spoke = monotonic()
+                    yield told
+            if not follow:
                 return
-        await place.wait()
-        if monotonic() - spoke >= PING_S:
-            spoke = monotonic()
-            yield PING
+            if over:
+                leases = await core.outputs.leases(job, index)
+                following = [number for number in (*leases, place.latest()) if number > place.lease]
+                if following:
+                    place.lease, place.offset, place.promised_at, announced = min(following), 0, 0.0, False
+                    continue
+                if ended := place.end():
+                    yield message(_encode(ended), f"{place.lease}-{place.offset}", "end")
+                    return
+            if place.given_up():
+                yield message(_encode(place.problem()), f"{place.lease}-{place.offset}", "problem")
+                return
+            await place.wait()
+            if monotonic() - spoke >= PING_S:
+                spoke = monotonic()
+                yield PING
 
 
 def _announce(place: _Follow) -> bytes:

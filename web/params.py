@@ -1,14 +1,16 @@
-"""Parameters that many handlers take."""
+"""Parameters that many handlers take, and the refusal of those that a path does not know."""
 
 from typing import Annotated, TypeAlias
 
+from litestar import Litestar
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import QueryParameter, SkipValidation
+from litestar.routes import HTTPRoute
 
 from events.catalog import position_of
 from web.core import Core
-from web.problems import MEDIA_TYPE, Failed, refuse_position
+from web.problems import MEDIA_TYPE, AnyRequest, Failed, bad_field, refuse_position
 from web.schema import LIMIT_DEFAULT, LIMIT_MAX, Problem
 
 REACHED_S_MAX = 10.0
@@ -20,6 +22,38 @@ MinPosition: TypeAlias = Annotated[
     QueryParameter(description="Wait until what the hive knew at this position is known here (up to 10 s, then 503)"),
 ]
 LIMIT = LIMIT_DEFAULT
+
+
+class OnlyKnown:
+    """Refuses query parameters that the path does not declare, before anything is read or done: a mistyped filter
+    would answer with everything. What is declared is read from the handlers, as the document is.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[object, frozenset[str]] = {}
+
+    def __call__(self, request: AnyRequest) -> None:
+        """Raise Failed for the first parameter that the path does not know."""
+        if not request.scope["query_string"]:
+            return
+        if not self._known:
+            self._known = _declared(request.app)
+        known = self._known[request.route_handler]
+        for name in request.query_params:
+            if name not in known:
+                detail = f"{name[:60]!r} is not a parameter of this path"
+                remedy = f"use {', '.join(sorted(known))}" if known else "this path has no parameters"
+                raise bad_field(name[:60], detail, remedy, status=400)
+
+
+def _declared(app: Litestar) -> dict[object, frozenset[str]]:
+    """The names of the query parameters of each handler."""
+    return {
+        handler: frozenset(parameter.field_alias for parameter in model.expected_query_params)
+        for route in app.routes
+        if isinstance(route, HTTPRoute)
+        for handler, model in route.route_handler_map.values()
+    }
 
 
 async def at_least(core: Core, position: str) -> None:
@@ -47,6 +81,7 @@ _SAYS = {
     413: "The body is too large",
     416: "There is nothing in the range asked for",
     422: "A value is not possible; `field` names it",
+    429: "Asked too often; Retry-After says how long to wait",
     500: "A mistake of ours; `trace` names its entry in the log",
     503: "A part of the hive is away; try again",
     507: "The disk is nearly full",

@@ -20,11 +20,13 @@ from litestar.response import Response
 from events.job import Kind
 from events.log import LogUnavailable
 from events.spec import BadSpec
+from events.units import size_text
 from infra.blobs import BlobMismatch, BlobMissing, BlobTooLarge
+from infra.database import DatabaseAway
 from infra.link import LinkDown
-from infra.sealing import KeyDestroyed
+from infra.sealing import KeyAway, KeyDestroyed
 from projections.rows import JobState, TaskState
-from services.pool.client import PoolUnavailable
+from services.asking import Unavailable
 from services.reads import ReadsUnavailable
 from web.schema import JobOutcome, Problem
 
@@ -66,6 +68,12 @@ class Failed(Exception):
 
 class CannotEnrol(Exception):
     """This hive cannot take workers in by itself; the text says why and what to do."""
+
+
+def unauthorized(detail: str) -> Failed:
+    """Nobody we know."""
+    remedy = "send `Authorization: Bearer <key>`; on the hive's machine the first key is in keys/admin.key of its data folder"
+    return Failed(401, "unauthorized", detail, remedy=remedy, headers={"WWW-Authenticate": "Bearer"})
 
 
 def bad_field(field: str, detail: str, remedy: str = "", status: int = 422) -> Failed:
@@ -176,6 +184,8 @@ def _bad_json(message: str, field: str) -> Failed:
         if found := pattern.match(message):
             field = f"{field}.{found[1]}".strip(".")[:500]
             return Failed(400, "bad-json", f"{field} {says}", field=field, remedy="see /schema/openapi.json")
+    if message == "'data'":  # Litestar's word for no body at all
+        message = "there is no body; this path wants one in JSON"
     detail = f"{field}: {message}" if field else message
     remedy = _choices(message, field) or "see /schema/openapi.json for the body's shape"
     return Failed(400, "bad-json", detail[:1000], field=field, remedy=remedy)
@@ -196,13 +206,17 @@ def failed_of(error: Exception) -> Failed:
             return Failed(422, "bad-digest", str(error), field="digest", remedy="send the bytes again")
         case BlobTooLarge():
             return Failed(413, "too-large", str(error), remedy="split it")
-        case PoolUnavailable() | LinkDown() | LogUnavailable():
+        case Unavailable() | LinkDown() | LogUnavailable():
             return unavailable(
-                f"the log or the pool's writer cannot be reached now: {error}", "try again; asking twice is safe"
+                f"the log or its writer cannot be reached now: {error}", "try again; asking twice is safe"
             )
         case ReadsUnavailable():
             detail = f"lists and history are unavailable while the database is away ({error}); work goes on meanwhile"
             return unavailable(detail)
+        case DatabaseAway():
+            return unavailable(f"names, passwords and sessions are unavailable while the database is away ({error})")
+        case KeyAway():
+            return unavailable(str(error))
         case KeyDestroyed():
             return Failed(410, "erased", "what the user typed was erased")
         case CannotEnrol():
@@ -230,7 +244,7 @@ def respond(request: AnyRequest, error: Exception) -> Response[bytes]:
     failed = failed_of(error)
     if isinstance(error, RequestEntityTooLarge):
         limit: Any = request.route_handler.resolve_request_max_body_size()
-        detail = f"the body is larger than {limit} bytes, the limit of this path"
+        detail = f"the body is larger than {size_text(limit)}, the limit of this path"
         failed.problem = msgspec.structs.replace(failed.problem, detail=detail)
     return Response(
         encode(failed.problem), status_code=failed.problem.status, media_type=MEDIA_TYPE, headers=failed.headers

@@ -23,7 +23,9 @@ DigestText: TypeAlias = Annotated[str, Meta(description="SHA-256, 64 hexadecimal
 
 
 class Submitted(msgspec.Struct, frozen=True, gc=False):
-    """A job that was taken in. `existing`: it had been before, by a request with the same Idempotency-Key."""
+    """A job that was taken in. `existing`: it had been before, by a request with the same Idempotency-Key, or by an
+    earlier try of this one whose answer was lost on its way; it may have ended since.
+    """
 
     job: JobIdText
     existing: bool = False
@@ -52,7 +54,8 @@ class JobOutcome(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 class Problem(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """RFC 9457. `field`: where in the request; `remedy`: what to do; `trace`: where to look in the server's log;
-    `jobs`: what became of each job, when some of a request were accepted.
+    `jobs`: what became of each job, when some of a request were accepted; `now`: the time here in unix ms, where it
+    matters.
     """
 
     type: Annotated[str, Meta(examples=["urn:hive:problem:bad-field"])]
@@ -63,6 +66,7 @@ class Problem(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     remedy: str = ""
     trace: str = ""
     jobs: list[JobOutcome] = []
+    now: int = 0
 
 
 class Job(msgspec.Struct, frozen=True, gc=False):
@@ -164,10 +168,12 @@ class Done(msgspec.Struct, frozen=True, gc=False):
 
 
 class WorkerView(msgspec.Struct, frozen=True, gc=False):
-    """A worker. `leased`: tasks it has now; `finished`, `failed`: attempts that succeeded there, or ended otherwise."""
+    """A worker. `leased`: tasks it has now; `finished`, `failed`: attempts that succeeded there, or ended otherwise.
+    `enrolled`: it was taken in and never connected yet. The name is shown to its owner, and to who looks after workers.
+    """
 
     worker: str
-    state: WorkerState
+    state: WorkerState | Literal["enrolled"]
     drained: bool
     cpus: float
     memory: int
@@ -177,10 +183,13 @@ class WorkerView(msgspec.Struct, frozen=True, gc=False):
     finished: int
     failed: int
     since: Moment
+    name: str = ""
+    owner: str = ""
+    banned: bool = False
 
 
 class WorkersAnswer(msgspec.Struct, frozen=True, gc=False):
-    """Every worker that was ever seen."""
+    """Every worker that was taken in."""
 
     workers: list[WorkerView]
     position: Position
@@ -193,12 +202,21 @@ class EnrolBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=Tru
     name: Annotated[str, Meta(max_length=200)] = ""
 
 
+class RenameBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A name for people."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+
+
 class EnrolAnswer(msgspec.Struct, frozen=True, gc=False):
-    """Who the worker is, and where to connect."""
+    """Who the worker is, and where to connect. `nats_ca`: the certificate (PEM) of the authority that NATS' own rests on,
+    "" for one that systems know.
+    """
 
     worker: str
     pool: str
     nats_url: str
+    nats_ca: str = ""
 
 
 class DrainBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -277,7 +295,7 @@ class Began(msgspec.Struct, frozen=True, gc=False):
 
 
 class Ended(msgspec.Struct, frozen=True, gc=False):
-    """The task has ended so."""
+    """The task has ended so. While the database is away nobody may know more than that it has: `ended`, with no end."""
 
     state: str
     end: str

@@ -4,14 +4,16 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Generator
-from typing import Any
+import ssl
+from collections.abc import Generator, Sequence
+from typing import Any, cast
 
 import psutil
 import uvicorn
 from litestar import Litestar
 
 from web.stream import closing_of
+from web.unread import ReadsOut
 
 STOP_S_MAX = 3.0
 KEEP_ALIVE_S = 75
@@ -41,19 +43,28 @@ class _Uvicorn(uvicorn.Server):
 
 
 class Server:
-    """Serves `app` on `host` and `port` (0: any free one)."""
+    """Serves `app` on `host` and `port` (0: any free one), with TLS when there is a context for it. What the proxies say
+    (addresses or networks) of where a request came from is believed, and nobody else.
+    """
 
-    def __init__(self, app: Litestar, host: str, port: int) -> None:
+    def __init__(
+        self, app: Litestar, host: str, port: int, tls: ssl.SSLContext | None = None, proxies: Sequence[str] = ()
+    ) -> None:
         self._app, self._host, self.port = app, host, port
+        self._tls, self._proxies = tls, [*proxies]
         self._server: _Uvicorn | None = None
         self._serving: asyncio.Task[None] | None = None
+
+    def _context(self, *_: object) -> ssl.SSLContext:
+        assert self._tls is not None
+        return self._tls
 
     async def start(self) -> None:
         """Listen; `port` is the real one afterwards. Raises PortTaken."""
         listener = _listen(self._host, self.port)
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
-            self._app,
+            cast(Any, ReadsOut(self._app)),
             http="httptools",
             ws="none",
             lifespan="off",
@@ -61,6 +72,10 @@ class Server:
             access_log=False,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
+            ssl_context_factory=self._context if self._tls else None,
+            # Its default believes every program on this machine.
+            proxy_headers=bool(self._proxies),
+            forwarded_allow_ips=self._proxies,
         )
         self._server = _Uvicorn(config)
         self._serving = asyncio.create_task(self._server.serve([listener]))

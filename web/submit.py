@@ -11,12 +11,11 @@ from typing import Any
 
 import msgspec
 
-from events.base import Digest, JobId, Sealed
+from events.base import Digest, JobId, Sealed, UserId
 from events.job import JobSubmitted, Retries
 from events.spec import TEXT_BYTES_MAX, JobSpec, RetrySpec, check_spec, kind_of, retries_of, text_of
-from infra.sealing import Sealer
+from infra.sealing import Keys
 from services.pool.commands import Submit
-from web.core import OWNER
 from web.problems import Failed, bad_field, of_decoding
 from web.refs import Place, needs_resolving, resolve
 
@@ -45,13 +44,16 @@ def place_alone(number: int) -> str:
 
 def parse(body: bytes) -> tuple[list[JobSpec], Place]:
     """The jobs in a request's body, checked one by one. Raises Failed or BadSpec."""
+    if not body:
+        raise Failed(400, "bad-json", "the body is empty", remedy='send a job, such as {"command": ["echo", "hello"]}')
     many = body.lstrip()[:1] == b"["
     try:
         specs = _many_of(body) if many else [_one_of(body)]
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise of_decoding(error, "jobs" if many else "") from None
     if not 1 <= len(specs) <= JOBS_MAX:
-        raise bad_field("jobs", f"has {len(specs)} entries; a request takes 1 to {JOBS_MAX}", "send several requests")
+        remedy = "send several requests" if specs else "put a job into the list"
+        raise bad_field("jobs", f"has {len(specs)} entries; a request takes 1 to {JOBS_MAX}", remedy)
     if many:
         for number, spec in enumerate(specs):
             check_spec(spec, f"jobs[{number}]")
@@ -67,12 +69,12 @@ def check_key(key: str) -> None:
         raise bad_field("Idempotency-Key", detail, "use a random one, such as a UUID", status=400)
 
 
-def new_ids(count: int, key: str) -> list[JobId]:
-    """Ids for the jobs of one request: always the same for the same key, random without one."""
+def new_ids(count: int, owner: UserId, key: str) -> list[JobId]:
+    """Ids for the jobs of one request: always the same for the same owner and key, random without one."""
     if not key:
         raw = os.urandom(ID_BYTES * count)
         return [_id(raw[at : at + ID_BYTES]) for at in range(0, len(raw), ID_BYTES)]
-    start = hashlib.sha256(f"{OWNER}|{key}|".encode())
+    start = hashlib.sha256(f"{owner}|{key}|".encode())
     ids: list[JobId] = []
     for number in range(count):
         one = start.copy()
@@ -94,20 +96,20 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     specs: list[JobSpec]
 
 
-def build(specs: list[JobSpec], place: Place, key: str, sealer: Sealer) -> Request:
-    """Commands for the jobs. Raises BadSpec or Failed."""
-    ids = new_ids(len(specs), key)
+def build(specs: list[JobSpec], place: Place, owner: UserId, key: str, keys: Keys) -> Request:
+    """Commands for the jobs of `owner`. Raises BadSpec or Failed."""
+    ids = new_ids(len(specs), owner, key)
     order = list(range(len(specs)))
     if any(needs_resolving(spec) for spec in specs):
         specs, order = resolve(specs, ids, place)
     digests = _digests(specs, bool(key))
-    seal = sealer.seal
+    seal = keys.seal
     commands: list[Submit] = []
     for number in order:
         text = _encode(text_of(specs[number]))
         if len(text) > TEXT_BYTES_MAX:
             raise _text_too_large(place(number).rstrip("."), len(text))
-        commands.append(Submit(_fact(specs[number], ids[number], digests[number], seal(text))))
+        commands.append(Submit(_fact(specs[number], ids[number], owner, digests[number], seal(owner, text))))
     return Request(ids, commands, order, specs)
 
 
@@ -126,12 +128,12 @@ def _digests(specs: list[JobSpec], keyed: bool) -> list[Digest]:
     return [hashlib.sha256(whole.digest() + body).hexdigest() for body in bodies]
 
 
-def _fact(spec: JobSpec, job: JobId, digest: Digest, text: Sealed) -> JobSubmitted:
+def _fact(spec: JobSpec, job: JobId, owner: UserId, digest: Digest, text: Sealed) -> JobSubmitted:
     # The default is the same object in every decoded spec that leaves it out.
     retries = _NO_RETRIES if spec.retries == _NO_RETRY_SPEC else retries_of(spec)
     return JobSubmitted(
         job,
-        OWNER,
+        owner,
         digest,
         text,
         kind_of(spec),

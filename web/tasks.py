@@ -13,13 +13,15 @@ from events.masking import unmask
 from events.spec import TaskText
 from projections.rows import TaskRow, TaskState
 from web import schema
+from web.caller import JOBS_READ, caller_of
 from web.core import Core
-from web.jobs import existing, text_in
+from web.jobs import text_in, visible
 from web.output import Streams, all_bytes, follow_output, place_of
 from web.params import LIMIT, CoreArg, Limit, MinPosition, at_least, problems
-from web.problems import not_found
+from web.problems import Failed, not_found
 from web.stream import BytesStream, EventStream
 
+LEASES_SHOWN_MAX = 5
 STREAMS: dict[str, Streams] = {"both": frozenset({1, 2}), "stdout": frozenset({1}), "stderr": frozenset({2})}
 
 
@@ -34,9 +36,10 @@ def task_view(row: TaskRow, text: TaskText) -> schema.Task:
     )  # fmt: skip
 
 
-@get("/v1/jobs/{job:str}/tasks", summary="List the tasks of a job", responses=problems(404))
+@get("/v1/jobs/{job:str}/tasks", needs=JOBS_READ, summary="List the tasks of a job", responses=problems(404))
 async def list_tasks(
     core: CoreArg,
+    request: Request[Any, Any, State],
     job: FromPath[str],
     in_state: Annotated[TaskState | None, QueryParameter(name="state", description="Only in this state")] = None,
     after: Annotated[int, QueryParameter(ge=-1, description="Tasks with higher numbers than this")] = -1,
@@ -45,7 +48,7 @@ async def list_tasks(
 ) -> schema.TasksAnswer:
     """A page of tasks."""
     await at_least(core, min_position)
-    text = text_in(await existing(core, job), core.sealer) or TaskText()
+    text = text_in(await visible(core, caller_of(request), job, "jobs:read"), core.keys) or TaskText()
     page = await core.reads.tasks(job, in_state or "", after, limit)
     following = int(page.next) if page.next else None
     return schema.TasksAnswer([task_view(row, text) for row in page.rows], following, position_text(page.position))
@@ -53,10 +56,12 @@ async def list_tasks(
 
 @get(
     "/v1/jobs/{job:str}/tasks/{index:int}/output",
+    needs=JOBS_READ,
     summary="What a task printed, or prints",
     description="Bytes; with `Accept: text/event-stream` live events: `attempt` when an attempt begins, one without a"
     ' name for each piece ({"stream","at","data"}, data in base64), `end` when the task has ended'
-    ' ({"state","end","code","reason"}). Ids say where to go on after a break.',
+    ' ({"state","end","code","reason"}); `problem` when the stream cannot go on, with a problem document. Ids say where'
+    " to go on after a break.",
     media_type="application/octet-stream",
     responses={
         200: ResponseSpec(
@@ -79,14 +84,30 @@ async def output(
     last_event_id: Annotated[str, HeaderParameter(name="Last-Event-ID")] = "",
 ) -> ASGIApp:
     """The output."""
-    row = await existing(core, job)
+    row = await visible(core, caller_of(request), job, "jobs:read")
     if index >= row.count:
         raise not_found("task", f"{job}/{index}", f"the job has {row.count} tasks, numbered from 0")
-    text = text_in(row, core.sealer) or TaskText()
+    text = text_in(row, core.keys) or TaskText()
+    if attempt_lease:
+        await _check_attempt(core, job, index, attempt_lease)
     lease, start = place_of(last_event_id) if last_event_id else (attempt_lease, offset)
     if "text/event-stream" in request.headers.get("accept", ""):
         return EventStream(follow_output(core, job, text, index, STREAMS[stream], lease, start, follow))
     return await _bytes(core, job, index, STREAMS[stream], lease, start)
+
+
+async def _check_attempt(core: Core, job: str, index: int, lease: int) -> None:
+    """Raise Failed unless the task printed something under this lease, or has it now."""
+    printed = await core.outputs.leases(job, index)
+    if lease in printed:
+        return
+    task = await core.reads.task(job, index)
+    if task is None or task.lease != lease:
+        detail = f"task {job}/{index} printed nothing under an attempt with the lease {lease}"
+        remedy = (
+            f"it did under {', '.join(map(str, printed[-LEASES_SHOWN_MAX:]))}" if printed else "it printed nothing yet"
+        )
+        raise Failed(404, "not-found", detail, field="attempt_lease", remedy=f"{remedy}; leave it out for the latest")
 
 
 async def _bytes(core: Core, job: str, index: int, streams: Streams, lease: int, offset: int) -> BytesStream:

@@ -25,10 +25,12 @@ from events.protocol import POLL_S_MAX, Denied, Hello, Orders, Report, ReportAns
 from events.worker import Capacity
 from infra.engine import Engine, EngineError
 from infra.link import Link, LinkDown, LinkTimeout, NoResponders, Reply
+from infra.tls import Trust
 from worker import identity, leftovers, place, usage
 from worker.api import Api
 from worker.cache import CACHE_BYTES_MAX, Cache
 from worker.container import ContainerExecutor
+from worker.credential import WorkerCredential
 from worker.launch import require_linux
 from worker.messages import Denial, Ordered, Quit, Stop
 from worker.output import SPOOL_BYTES_MAX, OutputDesk
@@ -70,6 +72,8 @@ class AgentOptions(msgspec.Struct, frozen=True, kw_only=True):
     pool: str
     nats_url: str
     api_url: str
+    nats_trust: Trust = Trust()
+    api_trust: Trust = Trust()
     seed: bytes | Path
     cpus: float = 0.0
     memory_bytes: int = 0
@@ -113,8 +117,9 @@ class Agent:
         self._owns_children = owns_children
         """Whether every child of this process is a task's; not so inside a test."""
         self.session = "".join(secrets.choice(ALPHABET) for _ in range(SESSION_CHARS))
-        self._nonce = secrets.token_hex(NONCE_BYTES)
+        self._nonce, self._since_boot_ms = secrets.token_hex(NONCE_BYTES), usage.since_boot_ms()
         self._link: Link
+        self._credential: WorkerCredential
         self._shell: Shell
         self._quit: asyncio.Future[Quit] = asyncio.get_running_loop().create_future()
         self._asking: set[asyncio.Future[Reply]] = set()
@@ -138,12 +143,14 @@ class Agent:
         await asyncio.to_thread(place.clear, tasks_root)
         engine = await Engine.find() if options.engines == "auto" else None
         async with contextlib.AsyncExitStack() as stack:
-            self._link = await Link.open(
-                options.nats_url, self._seed(), f"worker {options.worker}", f"_INBOX_{options.worker}", wait_s=0
-            )
-            stack.push_async_callback(self._link.close)
-            api = Api(options.api_url)
+            api = Api(options.api_url, options.api_trust)
             stack.push_async_callback(api.close)
+            self._credential = WorkerCredential(options.worker, self._seed(), state_folder, api)
+            await self._credential.first()
+            who = self._credential.credential
+            name, inbox = f"worker {options.worker}", f"_INBOX_{options.worker}"
+            self._link = await Link.open(options.nats_url, who, name, inbox, wait_s=0, trust=options.nats_trust)
+            stack.push_async_callback(self._link.close)
             await self._compose(stack, spool_folder, tasks_root, api, engine)
             return await self._work(stack)
 
@@ -160,7 +167,7 @@ class Agent:
         kinds = ("process", "noop", "container") if engine is not None else ("process", "noop")
         memory = options.memory_bytes or usage.memory_bytes()
         capacity = Capacity(round((options.cpus or usage.cpus()) * 1000), memory, kinds)
-        hello = Hello(usage.boot_id(), capacity, options.version, self._nonce)
+        hello = Hello(usage.boot_id(), capacity, options.version, self._nonce, since_boot_ms=self._since_boot_ms)
         state = State(self.session, hello, spool.unreported)
         places = place.Places(tasks_root, Cache(options.state / "cache", api, options.cache_bytes_max), api)
         stack.push_async_callback(places.close)
@@ -196,7 +203,8 @@ class Agent:
             self._start(self._shell.desk.run(self._link, f"{base}.output", self.session)),
             self._start(self._heartbeat_loop(f"hb.{options.pool}.{options.worker}")),
             self._start(self._note_loop()),
-            self._start(self._watch_link()),
+            self._start(self._credential.run(self._link)),
+            self._start(self._credential.tell(self._link)),
         ]
         try:
             quit_ = await self._quit
@@ -315,7 +323,12 @@ class Agent:
             asking.cancel()
 
     def _pushed(self, subject: str, reply: str, data: bytes) -> None:
-        """The platform says: poll again. With jitter, since it says so to all, and at most once a second."""
+        """The platform says: poll again. With jitter, since it says so to all, and at most once a second.
+
+        It says so with nothing: bytes are an answer that another worker had sent here instead of to itself.
+        """
+        if data:
+            return
         loop = asyncio.get_running_loop()
         now = loop.time()
         if now < self._pushed_at:
@@ -383,18 +396,3 @@ class Agent:
             if pids != noted:
                 noted = pids
                 leftovers.note(self.options.state / "spool", pids)
-
-    async def _watch_link(self) -> None:
-        """Say it when the platform cannot be reached, or does not know this worker."""
-        said = ""
-        while True:
-            await asyncio.sleep(HEARTBEAT_S)
-            if self._link.connected:
-                said = ""
-                continue
-            why = "refused" if self._link.refused else "unreachable"
-            if why == said:
-                continue
-            said = why
-            remedy = "it does not know this worker's key: enrol it" if why == "refused" else "trying again until it is"
-            _log.warning("worker.platform_" + why, url=self.options.nats_url, why=self._link.last_error, then=remedy)

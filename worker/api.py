@@ -16,6 +16,7 @@ import aiohttp
 import msgspec
 
 from events.base import Digest, JobId
+from infra.tls import Trust
 
 RETRY_S = 30.0
 """How long a download is tried."""
@@ -27,6 +28,7 @@ CHUNK_BYTES = 1024 * 1024
 REQUESTS_MAX = 8
 PAGE = 1000
 ERROR_BYTES_MAX = 4096
+ANSWER_BYTES_MAX = 64 * 1024
 ERROR_CHARS_MAX = 300
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """Answers that may be another one after a while."""
@@ -66,12 +68,12 @@ _problem_of = msgspec.json.Decoder(_Problem).decode
 class Api:
     """Requests to one platform. Make it inside a running loop; `await close()` it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, trust: Trust | None = None) -> None:
         self._url = url.rstrip("/")
         # `auto_decompress` off: a blob is its bytes as stored, whatever a proxy says of them.
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S),
-            connector=aiohttp.TCPConnector(limit=REQUESTS_MAX),
+            connector=aiohttp.TCPConnector(limit=REQUESTS_MAX, ssl=(trust or Trust()).context()),
             auto_decompress=False,
         )
         self._gate = asyncio.Semaphore(REQUESTS_MAX)
@@ -140,6 +142,22 @@ class Api:
                 return _page_of(await answer.read())
             except msgspec.DecodeError as error:
                 raise Unavailable(f"the results of {job} cannot be read: {error}") from None
+
+    async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
+        """Status and body of a JSON request that needs no ticket, tried once. Raises Unavailable when nobody answers."""
+        headers = {"Content-Type": "application/json"}
+        try:
+            async with self._session.post(
+                self._url + path, data=body, headers=headers, allow_redirects=False
+            ) as answer:
+                found = bytearray()
+                async for chunk in answer.content.iter_chunked(ANSWER_BYTES_MAX):
+                    found += chunk
+                    if len(found) > ANSWER_BYTES_MAX:
+                        raise Unavailable(f"POST {path}: the answer is longer than {ANSWER_BYTES_MAX} bytes")
+                return answer.status, bytes(found)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise Unavailable(f"POST {path}: {type(error).__name__} {error}".rstrip()) from None
 
     @contextlib.asynccontextmanager
     async def _request(

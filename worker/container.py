@@ -15,7 +15,7 @@ from events.protocol import Run
 from events.task import AttemptEnd
 from infra.engine import Attached, Engine, EngineError
 from worker import tree
-from worker.launch import GRACE_S, Launch, Ran, Rejected
+from worker.launch import GRACE_S, Launch, Ran, Rejected, over_limit
 from worker.state import Key
 
 HOME = "/work"
@@ -180,7 +180,7 @@ class ContainerExecutor:
             ran = Ran(found.order, key[1], found.end or "exit", ended.code, found.reason or ended.error)
             if ended.oom and ended.code and found.end is None:
                 # The flag alone is not enough: it is also set when only a child was killed and the task went on.
-                ran.end, ran.reason = "oom", f"used more than its {found.order.memory_bytes} bytes of memory"
+                ran.end, ran.reason = "oom", over_limit(found.order.memory_bytes)
         except EngineError as error:
             ran.reason = error.detail
         finally:

@@ -7,6 +7,7 @@ import sys
 
 from events.protocol import Run
 from events.task import AttemptEnd
+from events.units import size_text
 
 GRACE_S = 5.0
 """Between SIGTERM and SIGKILL."""
@@ -44,6 +45,11 @@ def keep_to_ourselves() -> None:
         if int(name) > STDERR:
             with contextlib.suppress(OSError):  # the listing's own
                 os.set_inheritable(int(name), False)
+
+
+def over_limit(limit: int) -> str:
+    """Why a task that used more than `limit` bytes of memory was ended."""
+    return f"used more than its {size_text(limit)} of memory; ask for more memory"
 
 
 def why_not(args: list[str], error: OSError) -> str:

@@ -12,6 +12,7 @@ from events.base import Runs, expand, runs_of
 from events.masking import mask
 from events.protocol import Cancel, Drain, Ended, Report, ReportItem, Run, Started
 from events.task import AttemptEnd
+from events.units import size_text
 from worker.messages import (
     Answered,
     Began,
@@ -123,8 +124,8 @@ def _unfit(state: State, order: Run) -> str:
         return f"this worker cannot run kind {order.kind!r}; it runs {', '.join(has.kinds)}"
     if order.cpus_milli > has.cpus_milli or order.memory_bytes > has.memory_bytes:
         return (
-            f"needs {order.cpus_milli / 1000:g} CPUs and {order.memory_bytes} bytes of memory; "
-            f"this worker has {has.cpus_milli / 1000:g} and {has.memory_bytes}"
+            f"needs {order.cpus_milli / 1000:g} CPUs and {size_text(order.memory_bytes)} of memory; "
+            f"this worker has {has.cpus_milli / 1000:g} and {size_text(has.memory_bytes)}"
         )
     return ""
 

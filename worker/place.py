@@ -15,6 +15,7 @@ from events.base import Digest, JobId
 from events.protocol import Run
 from events.spec import Each, Input
 from events.task import FileRef
+from events.units import size_text
 from worker.api import Api, Unavailable
 from worker.cache import Cache
 from worker.launch import Rejected
@@ -153,7 +154,7 @@ class Places:
                 os.close(fd)
             size += RESULT_BYTES
             if size > RESULTS_BYTES_MAX:
-                limit = f"the list of results takes more than {RESULTS_BYTES_MAX} bytes"
+                limit = f"the list of results takes more than {size_text(RESULTS_BYTES_MAX)}"
                 raise NotWritten(f"{limit}; pack them into an archive")
             found.append(FileRef(n, digest, length))
         return found

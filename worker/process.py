@@ -17,7 +17,7 @@ from collections.abc import Callable
 from events.protocol import Run
 from events.task import AttemptEnd
 from worker import tree
-from worker.launch import GRACE_S, Launch, Ran, Rejected, keep_to_ourselves, why_not
+from worker.launch import GRACE_S, Launch, Ran, Rejected, keep_to_ourselves, over_limit, why_not
 from worker.orphans import Orphans
 from worker.state import Key
 
@@ -266,7 +266,7 @@ class ProcessExecutor:
         ran.reason = process.reason
         limit = process.order.memory_bytes
         if process.end is None and code == -signal.SIGKILL and limit and ran.memory_peak >= limit * OOM_SHARE:
-            ran.end, ran.reason = "oom", f"killed at {ran.memory_peak} of {limit} bytes of memory"
+            ran.end, ran.reason = "oom", over_limit(limit)
         self._on_ended(ran)
 
     @staticmethod
@@ -319,7 +319,7 @@ class ProcessExecutor:
         limit = process.order.memory_bytes
         if limit and now > limit and process.end is None:
             process.end = "oom"
-            process.reason = f"used {now} bytes of memory; its limit is {limit}: ask for more memory"
+            process.reason = over_limit(limit)
             self._signal(process, signal.SIGKILL)
 
     def _time_up(self, key: Key) -> None:

@@ -144,6 +144,6 @@ def next_poll(state: State, now: int) -> Poll:
     hello = None
     if state.greet:
         said = state.hello
-        hello = Hello(said.boot, state.capacity, said.version, said.nonce, holding(state))
+        hello = Hello(said.boot, state.capacity, said.version, said.nonce, holding(state), said.since_boot_ms)
     room = 0 if state.stopping else -1
     return Poll(state.session, state.polls, state.last, room, state.polled_ahead, hello)

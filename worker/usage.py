@@ -25,6 +25,11 @@ def boot_id() -> str:
         return f"boot-{int(_psutil.boot_time())}"
 
 
+def since_boot_ms() -> int:
+    """How long ago this machine booted: later in a boot is more, over pauses, too."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
 def cpus() -> float:
     """How many CPUs this process may use."""
     return float(len(os.sched_getaffinity(0)))

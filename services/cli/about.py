@@ -18,7 +18,7 @@ def status(context: Context) -> None:
 
 async def _status(context: Context) -> None:
     output = context.output
-    url, _ = context.address()
+    url, _, _ = context.address()
     async with context.client() as hive:
         found = await hive.status()
     if output.mode == "json":
@@ -49,6 +49,11 @@ def _counts(by_state: dict[str, int]) -> str:
 @command("version", remote=False)
 def version(context: Context) -> None:
     """Print the version of this program."""
+    show_version(context)
+
+
+def show_version(context: Context) -> None:
+    """Print the version, and what it runs on."""
     import platform
 
     from services.version import VERSION

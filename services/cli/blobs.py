@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from events.units import size_text
 from services.cli import format
 from services.cli.context import Context, command
 
@@ -47,7 +48,7 @@ async def _get(context: Context, digest: str, to: Path | None) -> None:
     async with context.client() as hive:
         if to is not None:
             await hive.download(digest, to)
-            context.output.note(f"{format.size(to.stat().st_size)} in {to}")
+            context.output.note(f"{size_text(to.stat().st_size)} in {to}")
             return
         context.output.raw(await hive.download(digest))
 

@@ -13,6 +13,7 @@ from services.cli.failure import CODES_HELP, Exit, Failure
 from services.cli.output import Mode, Output
 
 if TYPE_CHECKING:
+    from infra.tls import Trust
     from web.client import AsyncHive
 
 TRY_S_MAX = 3.0
@@ -36,17 +37,19 @@ class Context:
         """The data folder meant: --data, HIVE_DATA, the nearest `.hive`, or ~/.hive."""
         return Folder.find(self.data or None)
 
-    def address(self) -> tuple[str, str]:
-        """URL and key of the hive to talk to. Raises Failure.
+    def address(self) -> "tuple[str, str, Trust]":
+        """URL and key of the hive to talk to, and whom to trust there. Raises Failure or Untrusted.
 
         The key of the data folder goes only to the hive that runs in that folder, never to another address.
         """
+        from web.client.address import trust_at
+
         folder = self.folder()
         running = folder.running()
         local = running.url.rstrip("/") if running else ""
-        url = (self.url or local).rstrip("/")
-        if not url:
+        if not (self.url or local):
             raise _nothing_here(folder, starting=running is not None)
+        url, trust = trust_at(self.url or local, folder)
         if not url.startswith(("http://", "https://")):
             raise Failure(f"{url!r} is not the address of a hive", "write it like http://127.0.0.1:8420", Exit.USAGE)
         key = os.environ.get("HIVE_KEY", "").strip()
@@ -59,14 +62,14 @@ class Context:
                 f" (looked in {folder.root})",
                 Exit.UNAUTHORIZED,
             )
-        return url, key
+        return url, key, trust
 
     def client(self) -> "AbstractAsyncContextManager[AsyncHive]":
         """A client of the hive; a context manager."""
-        url, key = self.address()
+        url, key, trust = self.address()
         from web.client import AsyncHive
 
-        return AsyncHive(url, key, try_s=TRY_S_MAX)
+        return AsyncHive(url, key, try_s=TRY_S_MAX, trust=trust)
 
 
 def _nothing_here(folder: Folder, starting: bool) -> Failure:

@@ -12,6 +12,7 @@ import msgspec
 
 from events.spec import Each, Input, JobSpec
 from events.task import Detail
+from events.units import size_text
 from infra import settings as settings_
 from infra.folder import Folder
 from services.cli import demo_input, demo_tasks, format, hints
@@ -120,7 +121,7 @@ class Demo:
             async with asyncio.TaskGroup() as group:
                 for name, path in paths.items():
                     group.create_task(one(name, path))
-        self._step(f"Uploaded {format.count(len(paths), 'file')} of the standard library, {format.size(size)}")
+        self._step(f"Uploaded {format.count(len(paths), 'file')} of the standard library, {size_text(size)}")
         return digests
 
     async def _submit_array(
@@ -219,7 +220,7 @@ class Demo:
                 ("  lines", f"{lines:,}"),
                 ("  names defined", f"{len(index['definitions']):,}"),
                 ("  most used", ", ".join(f"{name} {count:,}" for name, count in top)),
-                ("  index", f"{kept} ({format.size(kept.stat().st_size)}, blob {results[0].digest[:12]}...)"),
+                ("  index", f"{kept} ({size_text(kept.stat().st_size)}, blob {results[0].digest[:12]}...)"),
             ]
         )
 
@@ -237,7 +238,7 @@ class Demo:
                 str(len(details)),
                 format.span(sum(detail.cpu_ms for detail in details) / 1000),
                 format.span(sum(detail.wall_ms for detail in details) / 1000),
-                format.size(max(detail.memory_peak for detail in details)),
+                size_text(max(detail.memory_peak for detail in details)),
             )
             for worker, details in sorted(done.items())
         ]

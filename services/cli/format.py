@@ -12,14 +12,6 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def size(count: int) -> str:
-    """A number of bytes: 512 B, 1.5 MiB."""
-    if count < 1024:
-        return f"{count} B"
-    power = min((count.bit_length() - 1) // 10, 4)
-    return f"{count / 1024**power:.1f} {'KMGT'[power - 1]}iB"
-
-
 def cpus(milli: int) -> str:
     """Thousandths of a CPU as CPUs: 0.5, 2."""
     return f"{milli / 1000:g}"

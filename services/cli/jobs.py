@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from events.units import size_text
 from projections.rows import JobState, TaskState
 from services.cli import format
 from services.cli.context import Context, command
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 LIMIT = 50
 LIMIT_MAX = 1000
 NAME_COLUMNS = 40
+SUBMIT = "`hivectl submit --wait -- echo hello`"
 JOB_HEADS = ("JOB", "STATE", "DONE", "FAILED", "PRIORITY", "AGE", "NAME")
 TASK_HEADS = ("TASK", "STATE", "TRY", "WORKER", "END", "CODE", "TIME", "CPU", "MEMORY", "REASON")
 
@@ -55,7 +57,8 @@ async def _jobs(context: Context, limit: int, cursor: str, only: dict[str, Any])
             output.line(job.job)
     else:
         now = time.time()
-        output.table(JOB_HEADS, [_job_row(job, now) for job in page.jobs], state=1)
+        empty = "no job is like that" if any(only.values()) or cursor else f"no jobs yet; try {SUBMIT}"
+        output.table(JOB_HEADS, [_job_row(job, now) for job in page.jobs], state=1, empty=empty)
         if page.next:
             output.note(f"there are more: --cursor {shlex.quote(page.next)}, or --limit up to {LIMIT_MAX}")
 
@@ -102,7 +105,7 @@ def job_facts(job: "Job") -> list[tuple[str, str]]:
     counts = {"queued": job.queued, "leased": job.leased, "running": job.running}
     counts |= {"succeeded": job.succeeded, "failed": job.failed, "cancelled": job.cancelled}
     tasks = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
-    needs = f"{job.cpus:g} CPU" + (f", {format.size(job.memory)}" if job.memory else "")
+    needs = f"{job.cpus:g} CPU" + (f", {size_text(job.memory)}" if job.memory else "")
     return [
         ("job", job.job),
         ("name", job.name),
@@ -146,7 +149,9 @@ async def _tasks(context: Context, prefix: str, state: str, after: int, limit: i
         for task in page.tasks:
             output.line(str(task.index))
     else:
-        output.table(TASK_HEADS, [_task_row(task) for task in page.tasks], state=1)
+        output.table(
+            TASK_HEADS, [_task_row(task) for task in page.tasks], state=1, empty="no task of this job is like that"
+        )
         if page.next is not None:
             output.note(f"there are more: --after {page.next}")
 
@@ -163,7 +168,7 @@ def _task_row(task: "Task") -> tuple[str, ...]:
         str(task.code) if ended else "",
         format.span(detail.wall_ms / 1000) if detail else "",
         format.span(detail.cpu_ms / 1000) if detail else "",
-        format.size(detail.memory_peak) if detail and detail.memory_peak else "",
+        size_text(detail.memory_peak) if detail and detail.memory_peak else "",
         task.reason,
     )
 
@@ -212,6 +217,8 @@ async def _logs(context: Context, prefix: str, index: int | None, follow: bool, 
     async with context.client() as hive:
         found = await hive.job(await find_job(hive, prefix))
         indexes = range(found.count) if index is None else [index]
+        if follow and (database := (await hive.status()).database) != "ok":
+            context.output.note(f"the database is {database}; following by what the log alone tells")
         async with while_read():
             for one in indexes:
                 await copy_output(context.output, hive, found.job, one, follow=follow, stream=stream)

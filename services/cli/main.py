@@ -23,7 +23,14 @@ MODULES = {
     "tail": "tail",
     "workers": "workers",
     "worker": "workers",
+    "key": "keys",
+    "login": "people",
+    "logout": "people",
+    "me": "people",
+    "user": "people",
+    "invite": "invites",
     "blob": "blobs",
+    "tls": "tls",
     "status": "about",
     "prove": "prove",
     "bench": "bench",
@@ -51,11 +58,22 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
+def _version(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        from services.cli.about import show_version
+
+        show_version(ctx.ensure_object(Context))
+        ctx.exit()
+
+
 @click.group(
     "hivectl",
     cls=LazyGroup,
     epilog=CODES_HELP,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version and exit."
 )
 def cli() -> None:
     """Hive: a compute pool for machines that nobody can reach from outside.

@@ -85,8 +85,11 @@ class Output:
         """A result as JSON on one line: one of many."""
         self._write(self._out, msgspec.json.encode(value).decode() + "\n")
 
-    def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]], state: int = -1) -> None:
-        """Rows under heads; column `state` shows states in their colours."""
+    def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]], state: int = -1, empty: str = "") -> None:
+        """Rows under heads, or the remark `empty` when there are none; column `state` shows states in their colours."""
+        if empty and not rows:
+            self.note(empty)
+            return
         width = self.width() if self._out.isatty() else 0
         lines = format.table(heads, rows, width)
         self.line(self.paint(lines[0], "bold"))

@@ -10,6 +10,7 @@ def explain_known(error: Exception) -> Failure | None:
     from infra.connect import NoServer
     from infra.link import LinkDown
     from infra.settings import SettingsError
+    from infra.tls import TlsError
     from web.client.errors import HiveError
 
     if isinstance(error, ExceptionGroup):
@@ -22,6 +23,8 @@ def explain_known(error: Exception) -> Failure | None:
         return _of_hive(error)
     if isinstance(error, SettingsError):
         return Failure(str(error), "correct it there", Exit.USAGE)
+    if isinstance(error, TlsError):
+        return Failure(str(error))
     if isinstance(error, (NoServer, LinkDown)):
         return Failure(str(error), code=Exit.UNAVAILABLE)
     if isinstance(error, PermissionError):
@@ -39,12 +42,13 @@ _LISTS = {
 
 
 def _of_hive(error: Exception) -> Failure:
-    from web.client.errors import Broken, HiveError, JobFailed, NotFound, Unauthorized, Unavailable
+    from web.client.errors import Broken, HiveError, JobFailed, NotFound, Unauthorized, Unavailable, Untrusted
 
     assert isinstance(error, HiveError)
     codes: tuple[tuple[type[HiveError], Exit], ...] = (
         (Unauthorized, Exit.UNAUTHORIZED),
         (Unavailable, Exit.UNAVAILABLE),
+        (Untrusted, Exit.UNAVAILABLE),
         (Broken, Exit.UNAVAILABLE),
         (NotFound, Exit.REFUSED),
         (JobFailed, Exit.JOB_FAILED),

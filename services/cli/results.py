@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from services.cli import format
+from events.units import size_text
 from services.cli.context import Context, command
 from services.cli.failure import Exit, Failure
 from services.cli.find import find_job
@@ -45,9 +45,8 @@ async def _result(context: Context, prefix: str, to: Path | None) -> None:
         for one in results:
             output.line(str(target(to, one, flat=job.count == 1)) if to else one.digest)
     else:
-        output.table(HEADS, [(str(r.index), r.path, format.size(r.size), r.digest) for r in results])
-        if not results:
-            output.note(f"{job.job} left no files: name them with `submit --result PATH`; it is {job.state}")
+        empty = f"{job.job} left no files: name them with `submit --result PATH`; it is {job.state}"
+        output.table(HEADS, [(str(r.index), r.path, size_text(r.size), r.digest) for r in results], empty=empty)
 
 
 def target(to: Path, result: "Result", *, flat: bool) -> Path:

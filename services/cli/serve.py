@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from infra.folder import Folder
     from services.main import Started
 
-ROLES = ("api", "pool", "projector")
+ROLES = ("api", "pool", "projector", "accounts")
 
 port_option = click.option(
     "--port",

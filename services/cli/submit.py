@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from events.spec import BadSpec, Input, JobSpec, check_spec
+from events.units import size_text
 from services.cli import format, hints, options
 from services.cli.context import Context, command
 from services.cli.failure import Exit, Failure
@@ -112,6 +113,8 @@ def _check(spec: JobSpec) -> None:
     try:
         check_spec(spec)
     except BadSpec as error:
+        if error.field == "command" and not spec.command:
+            raise Failure("COMMAND is missing", "hivectl submit --wait -- echo hello", Exit.USAGE) from error
         head = error.field.replace("[", ".").split(".")[0]
         option = _OPTION_OF.get(head, "--" + head.replace("_", "-"))
         joined = " " if error.detail.startswith(("is ", "has ", "must ", "needs ")) else ": "
@@ -133,7 +136,7 @@ async def _upload(context: Context, hive: "AsyncHive", inputs: tuple[tuple[str, 
     files = await asyncio.gather(*(one(path, name) for path, name in inputs))
     if files:
         sizes = sum(Path(path).stat().st_size for path, _ in inputs)
-        context.output.note(f"uploaded {format.count(len(files), 'file')}, {format.size(sizes)}")
+        context.output.note(f"uploaded {format.count(len(files), 'file')}, {size_text(sizes)}")
     return list(files)
 
 

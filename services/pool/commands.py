@@ -1,22 +1,12 @@
-"""What may be asked of a pool's writer, and what it answers: users' commands, then those of the pool's own service."""
+"""What may be asked of a pool's writer: users' commands, then those of the pool's own service."""
 
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
 from events.base import Digest, JobId, WorkerId
 from events.job import JobSubmitted
 from events.protocol import Hello, Report
-
-COMMANDS_PER_ASK_MAX = 1000
-
-
-class Refused(Exception):
-    """The caller's fault: nothing was changed, and asking again would be refused again."""
-
-    def __init__(self, code: str, field: str, detail: str) -> None:
-        super().__init__(f"{field}: {detail}" if field else detail)
-        self.code, self.field, self.detail = code, field, detail
 
 
 class Past(msgspec.Struct, frozen=True, gc=False):
@@ -41,10 +31,13 @@ class CancelJob(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="
 
 
 class DrainWorker(msgspec.Struct, frozen=True, gc=False, tag="drain"):
-    """Give the worker nothing new (`on`), or work again."""
+    """Give the worker nothing new (`on`), or work again. `ask`: the request's own id; it is done once, however often it
+    arrives.
+    """
 
     worker: WorkerId
     on: bool
+    ask: str = ""
 
 
 Command: TypeAlias = Submit | CancelJob | DrainWorker
@@ -95,54 +88,3 @@ class Advance(msgspec.Struct, frozen=True, gc=False):
 
 
 OwnCommand: TypeAlias = Greet | Reported | Silent | Heard | Place | Advance
-
-
-class Accepted(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="accepted"):
-    """Done, and on disk. `existing`: it had been done before, or there was nothing to do."""
-
-    existing: bool = False
-
-
-class RefusedAnswer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="refused"):
-    """Refused: see `Refused`."""
-
-    code: str
-    field: str
-    detail: str
-
-
-Outcome: TypeAlias = Accepted | RefusedAnswer
-
-
-class Ask(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A request to the pool on `cmd.pool.<pool>`: commands, decided in order, each for itself."""
-
-    commands: list[Command]
-    by: str
-    cause: str = ""
-    trace: str = ""
-
-
-class Answer(msgspec.Struct, frozen=True, gc=False, tag="answer"):
-    """One outcome a command, and the position up to which the log says so."""
-
-    position: int
-    outcomes: list[Outcome]
-
-
-class Busy(msgspec.Struct, frozen=True, gc=False, tag="busy"):
-    """Nothing was looked at; try again after a while."""
-
-    code: Literal["queue_full", "malformed"]
-    detail: str
-
-
-AskAnswer: TypeAlias = Answer | Busy
-pack = msgspec.msgpack.Encoder().encode
-ask_of = msgspec.msgpack.Decoder(Ask).decode
-answer_of = msgspec.msgpack.Decoder(AskAnswer).decode
-
-
-def command_subject(pool: str) -> str:
-    """Where a pool's writer listens."""
-    return f"cmd.pool.{pool}"

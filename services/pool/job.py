@@ -15,7 +15,9 @@ from events.task import (
     TasksRetried,
     TasksStarted,
 )
-from services.pool.commands import CancelJob, Refused, Submit
+from events.units import size_text
+from services.hosting import Refused
+from services.pool.commands import CancelJob, Submit
 from services.pool.state import Job, Lease, Pool, Retry, ShapeKey, Worker
 
 JOBS_MAX = 1_000_000
@@ -111,10 +113,9 @@ def _unplaceable(state: Pool, shape: ShapeKey) -> str:
     if not fit:
         return f"needs a worker that can run kind {kind!r}; none of the {len(known)} known can"
     most_cpus, most_memory = max(c.cpus_milli for c in fit), max(c.memory_bytes for c in fit)
-    return (
-        f"needs {cpus / 1000:g} CPUs and {memory / 2**20:.0f} MiB on one machine; "
-        f"the most any has is {most_cpus / 1000:g} CPUs, and {most_memory / 2**20:.0f} MiB"
-    )
+    needs = f"{cpus / 1000:g} CPUs" + (f" and {size_text(memory)} of memory" if memory else "")
+    most = f"{most_cpus / 1000:g} CPUs, and {size_text(most_memory)}"
+    return f"needs {needs} on one machine; the most any has is {most}"
 
 
 class Ends:
@@ -346,7 +347,9 @@ def evolve_ended(state: Pool, event: TasksFinished | TasksFailed | TasksRetried,
 def _requeue(state: Pool, job: Job, lease: Lease, event: TasksRetried) -> None:
     # Only an attempt that was given up unheard may be taken back: of the others the worker itself said how they ended.
     given_up = lease.number if event.end == "lost" else 0
-    retry = Retry(lease.attempt, given_up, lease.worker, event.not_before)
+    # A worker that gave a task back never started it: nothing speaks against trying it there.
+    had = "" if event.end == "returned" else lease.worker
+    retry = Retry(lease.attempt, given_up, had, event.not_before)
     for index in expand(event.tasks):
         (job.delayed if event.not_before else job.retry)[index] = retry
         if event.end != "returned":

@@ -3,6 +3,7 @@
 `decide` never changes the state; `evolve` never refuses. Time is an argument, in milliseconds.
 """
 
+from bisect import insort
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ from events.worker import (
     WorkerUndrained,
     WorkerUnreachable,
 )
+from services.hosting import NewerFormat
 from services.pool import job, plan, worker
 from services.pool.commands import (
     Advance,
@@ -44,9 +46,9 @@ from services.pool.commands import (
     Silent,
     Submit,
 )
-from services.pool.state import Pool
+from services.pool.state import Pool, ShapeKey, class_of
 
-VERSION = 1
+VERSION = 2
 """Of the snapshot: raise it when the state's shape or an `evolve` changes what a given log folds to."""
 
 DECIDE: dict[type, Callable[[Pool, Any, int], Sequence[AnyEvent]]] = {
@@ -96,10 +98,6 @@ EVOLVE: dict[type, Callable[[Pool, Any, int], None]] = {
 }
 
 
-class NewerFormat(Exception):
-    """The log holds an event that this version does not know. A writer must not lead over it: upgrade."""
-
-
 def decide(state: Pool, command: Command | OwnCommand, now: int) -> Sequence[AnyEvent]:
     """The events that `command` leads to at `now`, none when there is nothing to do. Raises Refused."""
     return DECIDE[type(command)](state, command, now)
@@ -144,4 +142,9 @@ def check(state: Pool) -> None:
         for queue in shape.queues.values():
             orders = [one.order for one in queue]
             assert orders == sorted(orders), "first come first"
+    firsts: dict[ShapeKey, dict[int, list[tuple[int, ShapeKey]]]] = {}
+    for key, one in state.shapes.items():
+        for priority, queue in one.queues.items():
+            insort(firsts.setdefault(class_of(key), {}).setdefault(priority, []), (queue.first, key))
+    assert state.classes == firsts
     assert state.text_bytes == sum(len(one.text.data) for one in state.jobs.values())

@@ -3,15 +3,16 @@ is said again, so a lost answer loses nothing.
 """
 
 from collections import OrderedDict
+from typing import Protocol
 
 import msgspec
 import structlog
 
-from events.base import JobId, Runs, WorkerId, runs_of
+from events.base import JobId, Runs, Sealed, WorkerId, runs_of
 from events.catalog import position_text
 from events.protocol import Cancel, Drain, Order, Run
 from events.spec import TaskText
-from infra.sealing import KeyDestroyed, SealBroken, Sealer
+from infra.sealing import KeyAway, KeyDestroyed, SealBroken
 from infra.tickets import Tickets
 from services.pool.state import Job, Lease, Pool
 
@@ -25,11 +26,19 @@ _text_of = msgspec.json.Decoder(TaskText).decode
 _log = structlog.get_logger()
 
 
+class Opens(Protocol):
+    """Opens what users typed."""
+
+    def open(self, sealed: Sealed) -> bytes:
+        """Raises KeyDestroyed, KeyAway or SealBroken."""
+        ...
+
+
 class OrderBook:
     """Builds orders. Keeps the texts it opened lately, and which tasks the newest leases are for."""
 
-    def __init__(self, sealer: Sealer, tickets: Tickets) -> None:
-        self._sealer, self._tickets = sealer, tickets
+    def __init__(self, keys: Opens, tickets: Tickets) -> None:
+        self._keys, self._tickets = keys, tickets
         self._texts: OrderedDict[JobId, TaskText] = OrderedDict()
         self.leased: dict[int, Runs] = {}
 
@@ -55,7 +64,11 @@ class OrderBook:
         room = ORDERS_BYTES_MAX
         for number in numbers[:ORDERS_MAX]:
             if number in machine.leases:
-                run = self._run(state, state.leases[number], where, now)
+                try:
+                    run = self._run(state, state.leases[number], where, now)
+                except KeyAway as error:
+                    _log.warning("order.key_away", job=state.leases[number].job, why=str(error))
+                    break  # the key is being fetched: the next poll brings this and what follows
                 room -= len(state.jobs[run.job].text.data) + len(run.ticket) + 9 * len(run.tasks) + ORDER_BYTES
                 if found and room < 0:
                     break
@@ -68,10 +81,10 @@ class OrderBook:
 
     def _run(self, state: Pool, lease: Lease, position: str, now: int) -> Run:
         job = state.jobs[lease.job]
+        text = self._text(job)
         tasks = self.leased.pop(lease.number, None)
         if tasks is None:
             tasks = runs_of(sorted(index for index, holder in job.active.items() if holder == lease.number))
-        text = self._text(job)
         ticket = ""
         if text.inputs or text.each or text.results:
             roots = [file.digest or f"results:{file.job}" for file in text.inputs]
@@ -96,7 +109,7 @@ class OrderBook:
         text = self._texts.get(job.id)
         if text is None:
             try:
-                text = _text_of(self._sealer.open(job.text))
+                text = _text_of(self._keys.open(job.text))
             except (KeyDestroyed, SealBroken, msgspec.DecodeError) as error:
                 _log.error("order.text_unreadable", job=job.id, why=str(error))
                 text = TaskText(command=[])  # erased: the worker rejects an empty command, and the task fails

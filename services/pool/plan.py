@@ -1,6 +1,6 @@
 """Who gets what: which queued tasks a worker is given, and what else is due. Pure.
 
-The cost of giving a worker tasks grows with what it is given and with the number of different shapes queued, never
+The cost of giving a worker tasks grows with what it is given and with the number of classes of shapes queued, never
 with the number of queued tasks or of idle workers. Which workers to try is the service's to say (`Pool.fresh`,
 `Pool.freed`): one whose capacity changed, or, when a shape has new work, those that were idle.
 """
@@ -8,13 +8,14 @@ with the number of queued tasks or of idle workers. Which workers to try is the 
 import heapq
 from collections.abc import Iterator
 from itertools import islice
+from typing import TypeAlias
 
 from events.base import runs_of
 from events.job import JobHeld, JobRunnable
 from events.task import TasksDue, TasksLeased
 from services.pool.commands import Advance, Place
 from services.pool.job import BOUND_BYTES, FACTS_BYTES_MAX, JobFact, another, cancel, due_tasks, unplaceable
-from services.pool.state import Job, Pool, Shape, Worker
+from services.pool.state import Job, Pool, Shape, ShapeKey, Worker
 
 TASKS_PER_PLACE_MAX = 8192
 LEASES_PER_PLACE_MAX = 512
@@ -25,10 +26,23 @@ class Room:
     """What a worker can still take."""
 
     def __init__(self, worker: Worker, room: int, ahead: int) -> None:
-        times = 1 + max(0, ahead)
+        self._capacity, times = worker.capacity, 1 + max(0, ahead)
         self.cpus = worker.capacity.cpus_milli * times - worker.used_cpus
         self.memory = worker.capacity.memory_bytes * times - worker.used_memory
         self.tasks = TASKS_PER_PLACE_MAX if room < 0 else min(room, TASKS_PER_PLACE_MAX)
+
+    def takes(self, shape: ShapeKey) -> bool:
+        """Whether a task of this shape goes in."""
+        kind, cpus, memory = shape
+        most = self._capacity
+        return (
+            self.tasks > 0
+            and (not cpus or cpus <= self.cpus)
+            and (not memory or memory <= self.memory)
+            and cpus <= most.cpus_milli
+            and memory <= most.memory_bytes
+            and kind in most.kinds
+        )
 
     def fits(self, cpus: int, memory: int) -> int:
         """How many tasks of this size go in."""
@@ -46,9 +60,22 @@ class Room:
         self.memory -= count * job.memory_bytes
 
 
-def has_room(worker: Worker, ahead: int) -> bool:
-    """Whether anything at all may fit."""
+def is_free(worker: Worker, ahead: int) -> bool:
+    """Whether the worker has CPUs left: new work is looked for on its behalf."""
     return worker.takes and Room(worker, -1, ahead).cpus > 0
+
+
+def may_take(state: Pool, worker: Worker, room: int, ahead: int) -> bool:
+    """Whether a look at the queue may find something for the worker. Tasks that need no CPU fit where none is left, too."""
+    return worker.takes and any(map(Room(worker, room, ahead).takes, state.classes))
+
+
+def fitting(state: Pool, room: Room) -> Iterator[ShapeKey]:
+    """The queued shapes of which a task goes into `room`; one that is queued with several priorities comes so often."""
+    for least, priorities in state.classes.items():
+        if room.takes(least):
+            for firsts in priorities.values():
+                yield from (key for _, key in firsts if room.takes(key))
 
 
 def place(state: Pool, command: Place) -> list[TasksLeased]:
@@ -59,7 +86,7 @@ def place(state: Pool, command: Place) -> list[TasksLeased]:
     room = Room(worker, command.room, command.ahead)
     facts: list[TasksLeased] = []
     number = state.number
-    for job in _queue(state, worker, room):
+    for job in queued(state, room):
         count = min(room.fits(job.cpus_milli, job.memory_bytes), job.ready)
         for tasks, attempt in _pick(state, job, worker, count):
             number += 1
@@ -71,27 +98,60 @@ def place(state: Pool, command: Place) -> list[TasksLeased]:
     return facts
 
 
-def _queue(state: Pool, worker: Worker, room: Room) -> Iterator[Job]:
-    """The queued jobs that this worker can take a task of, in the order in which they are served.
+def queued(state: Pool, room: Room) -> Iterator[Job]:
+    """The queued jobs of which a task goes into `room`, in the order in which they are served; `room` may shrink meanwhile.
 
-    A shape is left as soon as it does not fit any more: how many of its jobs wait costs nothing.
+    A shape is left as soon as it does not fit any more: how many of its jobs wait costs nothing. Of the shapes of a
+    class those are walked over that do not fit; a class of which none can fit is not looked at.
     """
-    shapes = [shape for shape in state.shapes.values() if worker.can_ever(shape.key)]
+    classes = _open(state.classes, room)
     for priority in range(10, 0, -1):
-        queues = [iter(shape.queues[priority]) for shape in shapes if priority in shape.queues]
-        heads = [(job.order, job, queue) for queue in queues if (job := next(queue, None))]
-        heapq.heapify(heads)
+        heads: list[_Head] = []
+        for least, firsts in classes.items():
+            if priority in firsts:
+                _push(heads, _firsts(state, priority, least, firsts[priority], room), True)
+        served = False
         while heads:
-            _, job, queue = heads[0]
-            if room.fits(job.cpus_milli, job.memory_bytes):
+            _, job, walk, first = heads[0]
+            fits = room.takes(job.shape)
+            if fits:
+                served = True
                 yield job
-                following = next(queue, None)
-            else:
-                following = None
-            if following is None:
-                heapq.heappop(heads)
-            else:
-                heapq.heapreplace(heads, (following.order, following, queue))
+            heapq.heappop(heads)
+            if fits and first:
+                queue = iter(state.shapes[job.shape].queues[priority])
+                next(queue)
+                _push(heads, queue, False)
+            if fits or first:
+                _push(heads, walk, first)
+        if served and not (classes := _open(classes, room)):
+            return
+
+
+_Firsts: TypeAlias = dict[int, list[tuple[int, ShapeKey]]]
+
+
+def _open(classes: dict[ShapeKey, _Firsts], room: Room) -> dict[ShapeKey, _Firsts]:
+    return {least: firsts for least, firsts in classes.items() if room.takes(least)}
+
+
+_Head: TypeAlias = tuple[int, Job, Iterator[Job], bool]
+"""A job, by its order, and the walk that it comes from: over the first jobs of a class's shapes, or over a shape's jobs."""
+
+
+def _push(heads: list[_Head], walk: Iterator[Job], first: bool) -> None:
+    if (job := next(walk, None)) is not None:
+        heapq.heappush(heads, (job.order, job, walk, first))
+
+
+def _firsts(
+    state: Pool, priority: int, least: ShapeKey, firsts: list[tuple[int, ShapeKey]], room: Room
+) -> Iterator[Job]:
+    for _, key in firsts:
+        if room.takes(key):
+            yield next(iter(state.shapes[key].queues[priority]))
+        elif not room.takes(least):
+            return
 
 
 def _pick(state: Pool, job: Job, worker: Worker, count: int) -> Iterator[tuple[range | list[int], int]]:

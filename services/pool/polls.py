@@ -12,16 +12,18 @@ from typing import Any
 from events import protocol
 from events.base import WorkerId
 from events.protocol import POLL_S_MAX, Cancel, Denied, Orders, Poll
-from services.hosting import Item
+from services.hosting import Item, Refused
 from services.pool import plan
-from services.pool.commands import Greet, Heard, Place, Refused
+from services.pool.commands import Greet, Heard, Place
 from services.pool.orders import OrderBook
-from services.pool.state import Pool, ShapeKey
-from services.pool.worker import stale_leases
+from services.pool.state import Pool, ShapeKey, Worker
+from services.pool.worker import SUPERSEDED, is_superseded, stale_leases
 from services.writer import Writer
 
 LOOKS_MAX = 1000
-"""At so many idle workers, times shapes, one pass looks: about a millisecond."""
+"""At so many shapes (or classes of them), each for one worker, one pass looks for those that are due, and as often for
+those that are idle: some milliseconds.
+"""
 UNNUMBERED = 0
 """The number of an order that rides on every answer to a hello and is carried out each time."""
 
@@ -64,7 +66,7 @@ class PollDesk:
         before = self._parked.get(worker)
         if before is not None and before.poll.session == poll.session and before.poll.sequence > poll.sequence:
             return  # overtaken on its way
-        if self._writer.leads and poll.hello is None and machine is not None and machine.session != poll.session:
+        if self._writer.leads and machine is not None and _is_other(machine, poll):
             # Not parked: an agent that was superseded must not push aside the one that took its place.
             self._writer.offer(Item((), partial(self._resync, worker, parked)))
             return
@@ -111,14 +113,20 @@ class PollDesk:
             if worker in self._parked:
                 self._due[worker] = None
         state.freed.clear()
+        looks = 0
         while self._due:
+            if looks >= LOOKS_MAX:
+                self._writer.poke()
+                break
             worker, _ = self._due.popitem(last=False)
             if worker not in self._parked:
                 continue
+            looks += 1 + len(state.classes)
             try:
                 yield from self._serve(worker)
             except GeneratorExit:  # the message is full: this worker is the next message's first
                 self._due[worker] = None
+                self._due.move_to_end(worker, last=False)
                 raise
         yield from self._offer()
 
@@ -132,15 +140,16 @@ class PollDesk:
         self._sought &= state.shapes.keys()
         while self._sought and (self._looking or self._round):
             if not self._looking:
-                self._looking.extend(self._idle)
+                needs_cpus = all(cpus for _, cpus, _ in self._sought)
+                self._looking.extend(self._idle if needs_cpus else self._parked)
                 self._round = False
                 continue
             if looks >= LOOKS_MAX:
                 self._writer.poke()
                 return
             worker = self._looking.popleft()
-            looks += len(self._sought)
-            if worker not in self._idle or not any(self._could_take(worker, key) for key in self._sought):
+            looks += min(len(self._sought), len(state.classes))
+            if not self._could_take(worker):
                 continue
             try:
                 yield from self._serve(worker)
@@ -167,30 +176,37 @@ class PollDesk:
             yield Item([Heard(worker)], by="scheduler")
             yield Item((), partial(self._resync, worker, parked))
             return
-        if poll.room and plan.has_room(machine, poll.ahead):
+        if plan.may_take(state, machine, poll.room, poll.ahead):
             yield Item([Place(worker, poll.room, poll.ahead)], by="scheduler")
         if self._book.pending(state, worker, poll.last):
             self._idle.pop(worker, None)
             yield Item((), partial(self._tell, worker, parked))
-        elif poll.room and plan.has_room(machine, poll.ahead):
+        elif poll.room and plan.is_free(machine, poll.ahead):
             self._idle[worker] = None
-            self._spare(worker)
+            self._spare(plan.Room(machine, poll.room, poll.ahead))
         else:
             self._idle.pop(worker, None)
 
-    def _spare(self, worker: WorkerId) -> None:
-        """What this idle worker could take, and left to another machine, was not tried in vain: new work may be for it."""
-        for key, shape in self._writer.state.shapes.items():
-            if (shape.stuck or key in self._sought) and self._could_take(worker, key):
+    def _spare(self, room: plan.Room) -> None:
+        """What an idle worker with this room could take, and left to another machine, was not tried in vain: new work may
+        be for it.
+        """
+        for key in plan.fitting(self._writer.state, room):
+            shape = self._writer.state.shapes[key]
+            if shape.stuck or key in self._sought:
                 shape.stuck = False
                 self._spared.add(key)
 
-    def _could_take(self, worker: WorkerId, shape: ShapeKey) -> bool:
-        """Whether an idle worker has room for the shape: it left what only another machine may have."""
-        poll, machine = self._parked[worker].poll, self._writer.state.workers[worker]
-        return (
-            machine.takes and machine.can_ever(shape) and plan.Room(machine, poll.room, poll.ahead).fits(*shape[1:]) > 0
-        )
+    def _could_take(self, worker: WorkerId) -> bool:
+        """Whether a parked worker has room for a shape with new work."""
+        state, parked = self._writer.state, self._parked.get(worker)
+        machine = state.workers.get(worker)
+        if parked is None or machine is None or not machine.takes:
+            return False
+        room = plan.Room(machine, parked.poll.room, parked.poll.ahead)
+        if len(self._sought) > len(state.classes):
+            return next(plan.fitting(state, room), None) is not None
+        return any(map(room.takes, self._sought))
 
     def _arrived(self, worker: WorkerId, parked: Parked) -> None:
         poll = parked.poll
@@ -234,8 +250,14 @@ class PollDesk:
 
     def _resync(self, worker: WorkerId, parked: Parked, outcomes: list[Any], position: int) -> None:
         machine = self._writer.state.workers.get(worker)
-        if machine is not None and parked.poll.session in machine.past:
-            detail = "a newer agent uses this worker's identity; stop one of the two"
-            self._reply_poll(worker, parked, protocol.pack(Denied("superseded", detail)))
+        if machine is not None and is_superseded(machine, parked.poll.session, parked.poll.hello):
+            self._reply_poll(worker, parked, protocol.pack(Denied("superseded", SUPERSEDED)))
         else:
             self._reply_poll(worker, parked, protocol.pack(Orders([], resync=True)))
+
+
+def _is_other(machine: Worker, poll: Poll) -> bool:
+    """Whether the poll is of a session that is not open and is not to be opened."""
+    if poll.hello is None:
+        return machine.session != poll.session
+    return is_superseded(machine, poll.session, poll.hello)

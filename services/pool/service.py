@@ -6,7 +6,6 @@ the writer says that what the answer rests on is in the log (see `services.write
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -26,27 +25,11 @@ from events.worker import WorkerLost, WorkerRegistered, WorkerStopped
 from infra.index import Index
 from infra.link import Link, LinkDown
 from infra.outputs import Outputs
-from services.hosting import Item, Snapshots, Turn
+from services.asking import AskDesk
+from services.hosting import Item, Refused, Snapshots, Turn
 from services.pool import commands, model
-from services.pool.commands import (
-    Accepted,
-    Advance,
-    Answer,
-    Ask,
-    AskAnswer,
-    Busy,
-    CancelJob,
-    DrainWorker,
-    Outcome,
-    Past,
-    Refused,
-    RefusedAnswer,
-    Reported,
-    Silent,
-    Submit,
-    command_subject,
-    pack,
-)
+from services.pool.client import ask_of, service_of
+from services.pool.commands import Advance, CancelJob, DrainWorker, Past, Reported, Silent, Submit
 from services.pool.liveness import Liveness
 from services.pool.orders import OrderBook
 from services.pool.output import OutputDesk
@@ -55,12 +38,10 @@ from services.pool.state import Pool
 from services.writer import Writer
 
 TICK_S = 0.25
-HELD_MAX = 200
-HELD_S = 2.0
-"""For so long whoever asked still waits for this answer (see `services.pool.client`)."""
-FULL = Busy("queue_full", "too many commands wait; try again in a moment")
 INDEX_NOTES_MAX = 2000
 INDEX_LAG_MAX = 2000
+INDEX_EVENTS_MAX = 50_000
+"""After so many notes, messages or events the index is stamped: a start feeds it what came after its stamp."""
 
 _log = structlog.get_logger()
 
@@ -112,17 +93,20 @@ class PoolService:
         self._liveness = Liveness(monotonic)
         self._desk = OutputDesk(outputs, self._send, self._is_current, self._when_certain)
         self._polls = PollDesk(self.writer, book, self._send, self._clock, monotonic)
-        self._held: deque[tuple[float, Item]] = deque(maxlen=HELD_MAX)
-        self._near: set[asyncio.Future[AskAnswer]] = set()
+        # A drain may be taken back while nobody leads, so it is left to be asked again.
+        self._asks: AskDesk[commands.Command] = AskDesk(
+            link, service_of(pool), self.writer, ask_of, lambda command: not isinstance(command, DrainWorker), monotonic
+        )
+        self.near = self._asks.near
         self._capacity = False
-        self._notes = self._events = 0
+        self._notes = self._events = self._unstamped = 0
         self.on_committed: Callable[[int, int], None] = lambda position, events: None
 
     async def run(self) -> None:
         """Serve until cancelled. Raises NewerFormat when the log was written by a newer version."""
         base = f"req.{self._pool}.*"
         subscriptions = [
-            await self._link.subscribe(command_subject(self._pool), self._asked),
+            await self._asks.listen(),
             await self._link.subscribe(f"{base}.next", self._polled),
             await self._link.subscribe(f"{base}.report", self._reported),
             await self._link.subscribe(f"{base}.output", self._output),
@@ -139,43 +123,6 @@ class PoolService:
             self._index.discard()
 
     # What comes in
-
-    def _asked(self, subject: str, reply: str, data: bytes) -> None:
-        try:
-            ask = commands.ask_of(data)
-        except msgspec.DecodeError as error:
-            self._send(reply, pack(Busy("malformed", str(error))))
-            return
-        item = Item(ask.commands, partial(self._answer, reply), ask.by, ask.cause, ask.trace)
-        if not self.writer.leads:
-            # Whoever leads answers it. If that is nobody, it is decided here as soon as this one leads; asked twice, it
-            # does nothing twice. A drain may be taken back meanwhile, so it is left to be asked again.
-            if not any(isinstance(command, DrainWorker) for command in ask.commands):
-                self._held.append((self._monotonic(), item))
-        elif not self.writer.offer(item):
-            self._send(reply, pack(FULL))
-
-    def _answer(self, reply: str, outcomes: list[Any], position: int) -> None:
-        self._send(reply, pack(Answer(position, [_outcome(outcome) for outcome in outcomes])))
-
-    def ask(self, ask: Ask) -> "asyncio.Future[AskAnswer] | None":
-        """Asked by a part of the same process, without the way over NATS. None unless this one leads; the answer is
-        LinkDown when it does not any more.
-        """
-        if not self.writer.leads:
-            return None
-        answer: asyncio.Future[AskAnswer] = asyncio.get_running_loop().create_future()
-
-        def done(outcomes: list[Any], position: int) -> None:
-            if not answer.done():
-                answer.set_result(Answer(position, [_outcome(outcome) for outcome in outcomes]))
-
-        if not self.writer.offer(Item(ask.commands, done, ask.by, ask.cause, ask.trace)):
-            answer.set_result(FULL)
-            return answer
-        self._near.add(answer)
-        answer.add_done_callback(self._near.discard)
-        return answer
 
     def _polled(self, subject: str, reply: str, data: bytes) -> None:
         worker = subject.split(".")[2]
@@ -285,9 +232,11 @@ class PoolService:
 
     def committed(self, position: int) -> None:
         # Here and nowhere else: only now is everything that was noted also in the log.
-        if self._notes >= INDEX_NOTES_MAX or position - self._index.position >= INDEX_LAG_MAX:
+        self._unstamped += self._events
+        lag = position - self._index.position
+        if self._notes >= INDEX_NOTES_MAX or lag >= INDEX_LAG_MAX or self._unstamped >= INDEX_EVENTS_MAX:
             self._index.commit(position)
-            self._notes = 0
+            self._notes = self._unstamped = 0
         self.on_committed(position, self._events)
         self._events = 0
 
@@ -296,20 +245,14 @@ class PoolService:
         self._capacity = True
         self._book.leased.clear()
         self._polls.lead()
-        since = self._monotonic() - HELD_S
-        for asked, item in self._held:
-            if asked >= since:
-                self.writer.offer(item)
-        self._held.clear()
+        self._asks.leading()
         self._send(f"push.{self._pool}.all.poll", b"")
 
     def reset(self) -> None:
         self._index.discard()
-        self._notes = 0
+        self._notes = self._unstamped = 0
         self._polls.reset()
-        for answer in [*self._near]:
-            if not answer.done():
-                answer.set_exception(LinkDown("another control plane leads"))
+        self._asks.reset()
 
     # What time brings
 
@@ -327,12 +270,6 @@ class PoolService:
                 self._polls.again(worker)
             if state.delays and state.delays[0][0] <= self._clock():
                 self.writer.poke()
-
-
-def _outcome(outcome: Any) -> Outcome:
-    if isinstance(outcome, Refused):
-        return RefusedAnswer(outcome.code, outcome.field, outcome.detail)
-    return Accepted(existing=outcome is False)
 
 
 def _informed(command: Any, found: dict[JobId, Past]) -> Any:

@@ -18,11 +18,12 @@ from events.job import Kind, Retries
 from events.worker import Capacity
 
 SESSIONS_KEPT = 8
+ASKS_KEPT = 32
 ShapeKey: TypeAlias = tuple[str, int, int]
 """Kind, thousandths of CPUs, bytes of memory: what decides which machine can hold a task."""
 
 
-class Lease(msgspec.Struct):
+class Lease(msgspec.Struct, gc=False):
     """One attempt at some tasks of a job by a worker; `left` of them have not ended."""
 
     number: int
@@ -32,8 +33,8 @@ class Lease(msgspec.Struct):
     left: int
 
 
-class Retry(msgspec.Struct):
-    """A task that waits for another try: the attempt it had last, with whom; `due` in ms or 0. `lease`: under which
+class Retry(msgspec.Struct, gc=False):
+    """A task that waits for another try: the attempt it had last, with whom ("": it never started); `due` in ms or 0. `lease`: under which
     that worker may take it back, 0 when it may not.
     """
 
@@ -43,7 +44,7 @@ class Retry(msgspec.Struct):
     due: int = 0
 
 
-class Job(msgspec.Struct):
+class Job(msgspec.Struct, gc=False):
     """An open job."""
 
     id: JobId
@@ -90,8 +91,10 @@ class Job(msgspec.Struct):
         return (self.kind, self.cpus_milli, self.memory_bytes)
 
 
-class Worker(msgspec.Struct):
-    """A machine. `cancels`: order number -> the job that it is to end. `reported`: its session's last report."""
+class Worker(msgspec.Struct, gc=False):
+    """A machine. `cancels`: order number -> the job that it is to end. `reported`: its session's last report. `asked`: the
+    ids of the last requests that drained or undrained it.
+    """
 
     id: WorkerId
     session: str
@@ -106,6 +109,8 @@ class Worker(msgspec.Struct):
     leases: dict[int, None] = {}
     cancels: dict[int, JobId] = {}
     past: list[str] = []
+    since_boot_ms: int = 0
+    asked: list[str] = []
 
     @property
     def known(self) -> bool:
@@ -123,6 +128,14 @@ class Worker(msgspec.Struct):
         return kind in self.capacity.kinds and cpus <= self.capacity.cpus_milli and memory <= self.capacity.memory_bytes
 
 
+def class_of(shape: ShapeKey) -> ShapeKey:
+    """The least shape of this one's class: CPUs and memory rounded down to powers of two. What it is for: of 10,000
+    different shapes those that a machine has no room for are passed over by the class, not one by one.
+    """
+    kind, cpus, memory = shape
+    return kind, cpus and 1 << cpus.bit_length() - 1, memory and 1 << memory.bit_length() - 1
+
+
 _order = attrgetter("order")
 
 
@@ -132,6 +145,7 @@ class Queue:
     def __init__(self) -> None:
         self._jobs: OrderedDict[JobId, Job] = OrderedDict()
         self._back: list[Job] = []  # by order; each is older than some job in `_jobs`
+        self.noted = 0  # the order of its first job as `Pool.classes` has it; 0: it is not there
 
     def add(self, job: Job) -> None:
         """Put the job in its place, if it is not there."""
@@ -151,6 +165,14 @@ class Queue:
         if found:
             del self._back[bisect_left(self._back, job.order, key=_order)]
         return found
+
+    @property
+    def first(self) -> int:
+        """The order of the first job; 0: there is none."""
+        order = self._back[0].order if self._back else 0
+        for job in self._jobs.values():
+            return min(order, job.order) if order else job.order
+        return order
 
     def __contains__(self, job: Job) -> bool:
         at = bisect_left(self._back, job.order, key=_order)
@@ -196,6 +218,8 @@ class Pool:
         # Below: derived, rebuilt by `load`.
         self.dependents: dict[JobId, list[JobId]] = {}
         self.shapes: dict[ShapeKey, Shape] = {}
+        # By class and priority, ascending: the order of the first queued job of each shape.
+        self.classes: dict[ShapeKey, dict[int, list[tuple[int, ShapeKey]]]] = {}
         self.fresh: set[ShapeKey] = set()
         self.freed: set[WorkerId] = set()
         self.unplaced: dict[ShapeKey, dict[JobId, None]] = {}  # held since no known machine could ever take them
@@ -212,6 +236,8 @@ class Pool:
         if queue is None:
             queue = shape.queues[job.priority] = Queue()
         queue.add(job)
+        if not queue.noted or job.order < queue.noted:
+            self._note_first(queue, job)
         if not shape.stuck:
             self.fresh.add(job.shape)
 
@@ -219,13 +245,31 @@ class Pool:
         """Take the job out of its queue."""
         shape = self.shapes.get(job.shape)
         queue = shape.queues.get(job.priority) if shape else None
-        if shape is None or queue is None or not queue.remove(job):
+        if shape is None or queue is None:
             return
+        if not queue.remove(job):
+            return
+        if queue.noted == job.order:
+            self._note_first(queue, job)
         if not queue:
             del shape.queues[job.priority]
             if not shape:
                 del self.shapes[job.shape]
                 self.fresh.discard(job.shape)
+
+    def _note_first(self, queue: Queue, job: Job) -> None:
+        """Note the order of the first job in `queue`, which is another one since `job` came or went."""
+        key = class_of(job.shape)
+        firsts = self.classes.setdefault(key, {}).setdefault(job.priority, [])
+        if queue.noted:
+            del firsts[bisect_left(firsts, (queue.noted, job.shape))]
+        queue.noted = queue.first
+        if queue.noted:
+            insort(firsts, (queue.noted, job.shape))
+        elif not firsts:
+            del self.classes[key][job.priority]
+            if not self.classes[key]:
+                del self.classes[key]
 
     def unplace(self, job: Job) -> None:
         """Note that no known machine could ever take the job."""

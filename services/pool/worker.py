@@ -22,13 +22,15 @@ from events.worker import (
     WorkerUndrained,
     WorkerUnreachable,
 )
-from services.pool.commands import DrainWorker, Greet, Heard, Refused, Reported, Silent
+from services.hosting import Refused
+from services.pool.commands import DrainWorker, Greet, Heard, Reported, Silent
 from services.pool.job import BOUND_BYTES, FACT_BYTES, FACTS_BYTES_MAX, Ends, TaskFact
-from services.pool.state import SESSIONS_KEPT, Job, Lease, Pool, Worker
+from services.pool.state import ASKS_KEPT, SESSIONS_KEPT, Job, Lease, Pool, Worker
 
 UNREACHABLE_MS = 15_000
 LOST_MS = 60_000
 REPORTED_TASKS_MAX = 1_000_000
+SUPERSEDED = "a newer agent uses this worker's identity; stop one of the two"
 
 WorkerFact: TypeAlias = (
     WorkerRegistered
@@ -47,11 +49,13 @@ def decide_greet(state: Pool, command: Greet, now: int) -> list[Fact]:
     """A session opens (an older one ends with it), or a lost worker is back."""
     hello = command.hello
     worker = state.workers.get(command.worker)
-    registered = WorkerRegistered(command.worker, command.session, hello.boot, hello.capacity, hello.version)
+    registered = WorkerRegistered(
+        command.worker, command.session, hello.boot, hello.capacity, hello.version, hello.since_boot_ms
+    )
     if worker is None:
         return [registered]
-    if command.session in worker.past:
-        raise Refused("superseded", "session", "a newer agent uses this worker's identity; stop one of the two")
+    if is_superseded(worker, command.session, hello):
+        raise Refused("superseded", "session", SUPERSEDED)
     if worker.session != command.session:
         kept = {held.lease: held.tasks for held in hello.holding if _sound(state, held.job, held.tasks)}
         ends = Ends(state, now)
@@ -67,6 +71,15 @@ def decide_greet(state: Pool, command: Greet, now: int) -> list[Fact]:
     if worker.capacity != hello.capacity:
         facts.append(registered)
     return facts
+
+
+def is_superseded(worker: Worker, session: str, hello: Hello | None = None) -> bool:
+    """Whether a newer session than this one was opened: it was the worker's before, or its hello comes late, after
+    that of an agent which started later in the same boot.
+    """
+    if session == worker.session or hello is None or hello.boot != worker.boot:
+        return session in worker.past
+    return session in worker.past or 0 < hello.since_boot_ms < worker.since_boot_ms
 
 
 def _sound(state: Pool, job: JobId, tasks: Runs) -> bool:
@@ -110,8 +123,8 @@ def decide_report(state: Pool, command: Reported, now: int) -> list[Fact]:
     report = command.report
     worker = state.workers.get(command.worker)
     if worker is None or worker.session != report.session:
-        if worker is not None and report.session in worker.past:
-            raise Refused("superseded", "session", "a newer agent uses this worker's identity; stop one of the two")
+        if worker is not None and is_superseded(worker, report.session):
+            raise Refused("superseded", "session", SUPERSEDED)
         raise Refused("unknown_session", "session", "this session is not open; poll with a hello first")
     if report.sequence <= worker.reported:
         return []
@@ -221,13 +234,13 @@ def decide_heard(state: Pool, command: Heard) -> list[Fact]:
 
 
 def decide_drain(state: Pool, command: DrainWorker) -> list[Fact]:
-    """Give a worker nothing new, or work again."""
+    """Give a worker nothing new, or work again; nothing when this very request was done before."""
     worker = state.workers.get(command.worker)
     if worker is None:
         raise Refused("unknown_worker", "worker", f"there is no worker {command.worker!r}")
-    if worker.drained == command.on:
+    if worker.drained == command.on or (command.ask and command.ask in worker.asked):
         return []
-    return [WorkerDrained(worker.id) if command.on else WorkerUndrained(worker.id)]
+    return [WorkerDrained(worker.id, ask=command.ask) if command.on else WorkerUndrained(worker.id, command.ask)]
 
 
 def stale_leases(state: Pool, worker: WorkerId, hello: Hello) -> list[tuple[str, int]]:
@@ -242,13 +255,14 @@ def stale_leases(state: Pool, worker: WorkerId, hello: Hello) -> list[tuple[str,
 def evolve_registered(state: Pool, event: WorkerRegistered, at: int) -> None:
     worker = state.workers.get(event.worker)
     if worker is None:
-        state.workers[event.worker] = Worker(event.worker, event.session, event.boot, event.capacity)
+        worker = state.workers[event.worker] = Worker(event.worker, event.session, event.boot, event.capacity)
     else:
         if worker.session != event.session:
             worker.past = [*worker.past, worker.session][-SESSIONS_KEPT:]
             worker.reported = 0
         worker.session, worker.boot, worker.capacity = event.session, event.boot, event.capacity
         worker.state = "ready"
+    worker.since_boot_ms = event.since_boot_ms
     state.reach.clear()
     state.freed.add(event.worker)
 
@@ -271,6 +285,8 @@ def evolve_standing(
 def evolve_drained(state: Pool, event: WorkerDrained | WorkerUndrained, at: int) -> None:
     worker = state.workers[event.worker]
     worker.drained = isinstance(event, WorkerDrained)
+    if event.ask:
+        worker.asked = [*worker.asked, event.ask][-ASKS_KEPT:]
     state.number += 1
     worker.drain_order = state.number
     state.freed.add(worker.id)

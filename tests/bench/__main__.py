@@ -12,6 +12,7 @@ import uvloop
 from tests.bench.benches import BENCHES, REPLAY_JOBS, WARM_UP, Measured, replay
 from tests.bench.figures import Figure, commit, machine, median, peer, quantile
 from tests.bench.hive import hive
+from tests.bench.identities import CONNECTIONS, IDENTITIES, enrolment, refused
 from tests.bench.memory import MEMORY_JOBS, memory
 from tests.bench.plan import plan
 from tests.system import SystemFailed
@@ -85,7 +86,27 @@ async def _memory(runs: int, count: int) -> Figure:
     return Figure("memory", median(most), "MiB", most, commit=commit(), machine=machine(), parts=found[-1])
 
 
-ALONE: dict[str, Callable[[int, int], Awaitable[Figure]]] = {"replay": _replay, "plan": _plan, "memory": _memory}
+async def _enrolment(runs: int, count: int) -> Figure:
+    """Machines taken in per second, of 5,000 (or `count`)."""
+    found = [await enrolment(count or IDENTITIES) for _ in range(runs)]
+    rates = [parts["taken in"]["per_s"] for parts in found]
+    return Figure("enrolment", median(rates), "machines/s", rates, commit=commit(), machine=machine(), parts=found[-1])
+
+
+async def _refused(runs: int, count: int) -> Figure:
+    """The p99 of a worker's requests while 10,000 (or `count`) connections are refused."""
+    found = [await refused(count or CONNECTIONS) for _ in range(runs)]
+    waits = [parts["meanwhile"]["p99_ms"] for parts in found]
+    return Figure("refused", median(waits), "ms", waits, commit=commit(), machine=machine(), parts=found[-1])
+
+
+ALONE: dict[str, Callable[[int, int], Awaitable[Figure]]] = {
+    "replay": _replay,
+    "plan": _plan,
+    "memory": _memory,
+    "enrolment": _enrolment,
+    "refused": _refused,
+}
 """Those without a peer, and what makes their figure of (runs, count)."""
 
 

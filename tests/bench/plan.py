@@ -18,6 +18,7 @@ SHAPES = ((1000, 0), (500, 0), (2000, 2**30), (1000, 2**30), (4000, 2**32))
 CPUS, MEMORY = 4000, 16 * 2**30
 LARGE_CPUS = 64_000
 FREED = 100
+SIZES = 10_000
 PASSES, PASSES_OF_MANY = 500, 50
 PASS_S_MAX = 60.0
 
@@ -123,6 +124,28 @@ def _silence(pool: PoolAlone, passes: int) -> list[float]:
     return waits
 
 
+async def _sizes(passes: int, workers: int) -> list[Passes]:
+    """All are busy, and 10,000 arrays wait that all need something else of a machine."""
+    found: list[Passes] = []
+    async with pool_alone() as pool:
+        await pool.submit([pool.fact(workers * 4, 1000, 0, 10)])
+        sizes = [(250 + at * 7919 % 3750, at * 2**20 % MEMORY) for at in range(SIZES)]
+        await pool.submit([pool.fact(10, *size, 1 + at % 9) for at, size in enumerate(sizes)])
+        machines = pool.workers(workers, CPUS, MEMORY)
+        await pool.settle()
+        gc.freeze()
+        one = [await _freed(pool, [machines[at % workers]], 1) for at in range(passes)]
+        found.append(Passes(f"one worker is free, {SIZES:,} sizes wait", one))
+        many: list[float] = []
+        for at in range(passes, passes + PASSES_OF_MANY * FREED, FREED):
+            before = pool.service.writer.position
+            took = await _freed(pool, [machines[(at + number) % workers] for number in range(FREED)], 1)
+            many.append(took / (pool.service.writer.position - before))
+        found.append(Passes(f"{FREED} workers are free at once, {SIZES:,} sizes wait: each of the passes", many))
+        gc.unfreeze()
+    return found
+
+
 async def _idle(passes: int, workers: int) -> list[Passes]:
     """All are idle but one large machine, and nothing waits."""
     found: list[Passes] = []
@@ -163,4 +186,4 @@ async def _idle(passes: int, workers: int) -> list[Passes]:
 
 async def plan(workers: int = WORKERS, passes: int = PASSES) -> list[Passes]:
     """Every kind of pass."""
-    return [*await _busy(passes, workers), *await _idle(passes, workers)]
+    return [*await _busy(passes, workers), *await _sizes(passes, workers), *await _idle(passes, workers)]

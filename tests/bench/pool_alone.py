@@ -17,7 +17,8 @@ from events.worker import Capacity
 from infra.index import Index
 from infra.sealing import Sealer
 from infra.tickets import Tickets
-from services.pool.commands import COMMANDS_PER_ASK_MAX, Answer, Ask, Submit, answer_of, pack
+from services.asking import COMMANDS_PER_ASK_MAX, Answer, Ask, answer_of, pack
+from services.pool.commands import Submit
 from services.pool.orders import OrderBook
 from services.pool.service import PoolService
 

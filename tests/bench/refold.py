@@ -3,7 +3,6 @@ the most memory (MiB) that this process had before and until the end.
 """
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -20,7 +19,9 @@ from projections.board_state import Board
 
 
 def _peak_mib() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    # Not getrusage: its maximum is, from the start, what the process had that started this one.
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) // 1024
 
 
 async def main(data: Path) -> None:
@@ -29,7 +30,7 @@ async def main(data: Path) -> None:
     server = NatsServer(folder)
     await server.start()
     try:
-        link = await Link.open(server.url, server.platform_seed, "hive bench refold")
+        link = await Link.open(server.url, server.authority.platform, "hive bench refold")
         log = JetStreamLog(link)
         last, board, events = await log.last("evt.>"), Board(), 0
         before = _peak_mib()

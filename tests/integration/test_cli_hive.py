@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -79,21 +78,6 @@ def test_up_says_where_it_is_the_key_and_what_to_try(hive: Hive) -> None:
     assert len(re.findall(r"^  .*hivectl.*|^  .*services\.cli\.main.*", said, re.MULTILINE)) == 3
 
 
-def test_keys_are_private(hive: Hive) -> None:
-    keys = [path for path in (hive.folder / "keys").iterdir() if path.is_file()]
-    assert keys
-    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in keys)
-
-
-def test_no_secret_is_on_a_command_line(hive: Hive) -> None:
-    key = Folder(hive.folder).admin_key().encode()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            assert key not in path.read_bytes()
-        except OSError:
-            continue
-
-
 def test_waiting_streams_output_and_takes_the_tasks_code(hive: Hive) -> None:
     code, out, err = hive.ctl("submit", "--wait", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
     assert (code, out) == (7, b"out\n"), err
@@ -138,10 +122,15 @@ def test_jobs_are_listed_filtered_and_found_by_prefix(hive: Hive) -> None:
 
 
 def test_a_job_that_is_not_there(hive: Hive) -> None:
-    for words in (("job", "show", "jaaaaaaaaaaaaaaaa"), ("job", "cancel", "jaaaaaaaaaaaaaaaa"), ("result", "jzz")):
-        code, _, err = hive.ctl(*words)
-        assert code in (2, 3), (words, err)
-        assert "Traceback" not in err
+    for words, expected in (
+        (("job", "show", "jaaaaaaaaaaaaaaaa"), 3),
+        (("job", "cancel", "jaaaaaaaaaaaaaaaa"), 3),
+        (("result", "jzz"), 2),
+    ):
+        code, out, err = hive.ctl(*words)
+        assert (code, out) == (expected, b""), (words, err)
+        assert words[-1] in err
+        assert "hivectl jobs" in err
 
 
 def test_the_same_idempotency_key_never_makes_two_jobs(hive: Hive) -> None:
@@ -201,6 +190,7 @@ def test_the_event_tail(hive: Hive) -> None:
 
 def test_workers_are_drained_and_taken_back(hive: Hive) -> None:
     hive.until("a worker is ready", lambda: json.loads(hive.ok("workers", "--json")) != [])
+    assert "local-1" in hive.ok("workers")
     id = hive.ok("workers", "--quiet").split()[0]
     hive.ok("worker", "drain", id)
     assert "drained" in hive.ok("workers")
@@ -211,16 +201,6 @@ def test_workers_are_drained_and_taken_back(hive: Hive) -> None:
 def test_status_and_proof(hive: Hive) -> None:
     assert json.loads(hive.ok("status", "--json"))["database"] == "ok"
     assert "proved: " in hive.ok("prove")
-
-
-def test_a_wrong_key_is_said_to_be_wrong(hive: Hive) -> None:
-    hive.environ["HIVE_KEY"] = "hive_wrong"
-    try:
-        code, _, err = hive.ctl("jobs")
-    finally:
-        del hive.environ["HIVE_KEY"]
-    assert code == 5
-    assert "key" in err
 
 
 def test_a_second_up_names_the_first(hive: Hive) -> None:
@@ -265,11 +245,3 @@ def test_interrupting_up_once_waits_and_twice_does_not(tmp_path: Path) -> None:
         own.until("it is cancelled", lambda: own.ok("job", "show", "--quiet", id).strip() == "cancelled")
     finally:
         own.stop()
-
-
-def test_nobody_there(tmp_path: Path) -> None:
-    elsewhere = Hive(tmp_path / "none")
-    elsewhere.environ |= {"HIVE_URL": "http://127.0.0.1:9", "HIVE_KEY": "hive_x"}
-    code, _, err = elsewhere.ctl("jobs")
-    assert code == 4, err
-    assert "127.0.0.1:9" in err

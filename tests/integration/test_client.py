@@ -11,7 +11,7 @@ import pytest
 
 from events.spec import Each
 from infra.outputs import frame
-from tests.web_support import Api, api
+from tests.web_support import Api
 from web.app import create_app
 from web.client import (
     AsyncHive,
@@ -29,18 +29,6 @@ from web.client import (
 from web.server import Server
 
 WAIT_S = 20.0
-
-
-@pytest.fixture
-async def hive(tmp_path: Path) -> AsyncGenerator[Api]:
-    async with api(tmp_path) as served:
-        yield served
-
-
-@pytest.fixture
-async def client(hive: Api) -> AsyncGenerator[AsyncHive]:
-    async with AsyncHive(hive.url, hive.key) as made:
-        yield made
 
 
 @contextlib.asynccontextmanager
@@ -264,6 +252,7 @@ async def test_drain_enrol_and_status(hive: Api, client: AsyncHive) -> None:
         assert (await client.drain(crew.worker)).existing
         assert (await client.worker(crew.worker)).drained
         await client.drain(crew.worker, on=False)
+        assert not (await client.worker(crew.worker)).drained
         with pytest.raises(Refused):
             await client.enrol("nonsense")
     status = await client.status()

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,23 @@ def test_bytes_that_are_not_their_digest_are_not_kept(up: Up) -> None:
     assert (status, problem["field"]) == (416, "Range")
 
 
+def test_what_is_open_is_said_to_be(up: Up) -> None:
+    with urllib.request.urlopen(f"{up.system.url()}/health", timeout=LIMIT_S) as answer:
+        assert json.load(answer) == {"status": "ok"}
+    paths = up.http("GET", "/schema/openapi.json")[1]["paths"]
+    assert len(paths) >= 15
+    before = up.position()
+    for path, methods in paths.items():
+        for method in methods:
+            for key in ("", "hive_wrong"):
+                real = path.replace("{index}", "0")
+                status, problem = up.http(method.upper(), real.replace("{", "").replace("}", ""), key=key)
+                closed = "security" not in methods[method]
+                assert (status == 401) == closed, (method, path, problem)
+    assert up.http("GET", "/v1/no/such/path", key="")[0] == 401
+    assert up.position() == before
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -195,7 +213,7 @@ def test_bytes_that_are_not_their_digest_are_not_kept(up: Up) -> None:
         (("job", "show"), 2, "'JOB'"),
         (("jobs", "--stat", "queued"), 2, "--state"),
         (("jobs", "--json", "--quiet"), 2, "exclude each other"),
-        (("submit",), 2, "COMMAND is empty"),
+        (("submit",), 2, "COMMAND is missing"),
         (("submit", "--memroy", "1", "--", "true"), 2, "Did you mean '--memory'"),
         (("submit", "--memory", "3q", "--", "true"), 2, "2GiB"),
         (("submit", "--time-limit", "5x", "--", "true"), 2, "1h30m"),

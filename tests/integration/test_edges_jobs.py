@@ -106,7 +106,7 @@ def test_a_memory_limit_ends_it_and_the_peak_is_told(up: Up) -> None:
     task = up.end(up.submit(sys.executable, "-c", EAT, memory=60 << 20, **SMALL))
     assert task["end"] == "oom"
     assert task["detail"]["memory_peak"] > 60 << 20
-    assert "ask for more memory" in task["reason"]
+    assert task["reason"] == "used more than its 60 MiB of memory; ask for more memory"
 
 
 @pytest.mark.parametrize(
@@ -124,6 +124,17 @@ def test_retries_are_counted_by_cause(up: Up, script: str, retries: dict[str, in
     task = up.end(job)
     assert (task["attempt"], task["end"]) == (attempts, end)
     assert (task["state"] == "succeeded") == (attempts == 3)
+
+
+def test_a_killed_worker_is_replaced_and_its_task_runs_again(up: Up) -> None:
+    gate = up.folder.path("killed-gate")
+    job = up.submit("sh", "-c", f"until test -e {gate}; do sleep 0.02; done; echo $HIVE_ATTEMPT")
+    up.reaches(job, "running")
+    psutil.Process(up.agent()).kill()
+    up.until("the loss is known", lambda: "local_worker.ended" in up.said())
+    gate.touch()
+    assert up.end(job)["attempt"] == 2
+    assert up.output(job) == b"2\n"
 
 
 def test_cancelling_ends_the_whole_tree_whatever_it_ignores(up: Up, tmp_path: Path) -> None:

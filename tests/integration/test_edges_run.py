@@ -1,12 +1,12 @@
 """Starting, stopping, killing and crowding `hivectl up`, as it happens on people's machines."""
 
-import json
+import os
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,14 +35,6 @@ def up(tmp_path: Path) -> Iterator[Up]:
     one = Up(tmp_path / "hive")
     yield one
     one.close()
-
-
-def _agent(up: Up) -> int:
-    """The process of the local worker."""
-    state = str(up.folder.path("workers", "local-1"))
-    found = [one.pid for one in up.processes() if "worker" in one.cmdline() and state in one.cmdline()]
-    assert len(found) == 1, found
-    return found[0]
 
 
 def test_a_taken_port_is_named_with_its_owner_and_the_remedy(up: Up) -> None:
@@ -132,21 +124,56 @@ def test_a_hangup_reloads_the_disk_thresholds_and_a_full_disk_takes_nothing_new(
     up.until("a mistake is told", lambda: "settings not reloaded: `disk_low_bytes`" in up.said())
 
 
+def test_ctrl_c_names_the_tasks_of_an_adopted_worker_as_well(up: Up) -> None:
+    up.start()
+    gate = up.folder.path("gate")
+    job = up.submit("sh", "-c", f"until test -e {gate}; do sleep 0.02; done", count=5, cpus=0.001)
+    up.until("all of it runs", lambda: up.job(job)["running"] == 5)
+    up.kill()
+    up.system.log.write_text("")
+    up.start()
+    up.signal(signal.SIGINT)
+    waits = f"waiting for 1 local worker to finish 5 tasks: {job} task 0, {job} task 1, {job} task 2 and 2 more"
+    up.until("it says what it waits for", lambda: waits in up.said())
+    gate.touch()
+    assert up.ended() == 0
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_folder_that_is_gone_stops_it_with_what_to_do(up: Up, tmp_path: Path, moved: bool) -> None:
+    up.start()
+    log = tmp_path / "said.log"
+    os.link(up.system.log, log)
+    up.until("its worker is there", lambda: up.http("GET", "/v1/workers")[1]["workers"])
+    running = up.processes()
+    if moved:
+        up.folder.root.rename(tmp_path / "elsewhere")
+    else:
+        shutil.rmtree(up.folder.root)
+    assert up.ended() == 4
+    said = log.read_text()
+    assert f"the data folder {up.folder.root} was removed, moved or replaced" in said
+    assert "start again" in said
+    assert "Traceback" not in said
+    up.until("nothing is left running", lambda: not any(one.is_running() for one in running))
+    assert not up.folder.root.exists()
+
+
 def test_what_a_killed_up_left_is_adopted_with_its_running_task(up: Up) -> None:
     up.start()
     gate = up.folder.path("gate")
     job = up.submit("sh", "-c", f"until test -e {gate}; do sleep 0.02; done; echo $HIVE_ATTEMPT")
     up.reaches(job, "running")
-    agent, nats, url = _agent(up), up.system.nats_pid(), up.system.url()
+    agent, nats, url = up.agent(), up.system.nats_pid(), up.system.url()
     up.kill()
     up.start()
-    assert (_agent(up), up.system.nats_pid(), up.system.url()) == (agent, nats, url)
+    assert (up.agent(), up.system.nats_pid(), up.system.url()) == (agent, nats, url)
     gate.touch()
     assert up.end(job)["attempt"] == 1
     assert up.output(job) == b"1\n"
     assert up.end(up.submit("true"))["code"] == 0
     assert "already" not in up.said()
-    assert _agent(up) == agent
+    assert up.agent() == agent
     up.signal(signal.SIGINT)
     assert up.ended() == 0
     assert up.processes() == []
@@ -157,7 +184,7 @@ def test_a_worker_that_knows_an_old_address_only_finishes_and_is_replaced(up: Up
     gate = up.folder.path("gate")
     job = up.submit("sh", "-c", f"until test -e {gate}; do sleep 0.02; done; echo $HIVE_ATTEMPT")
     up.reaches(job, "running")
-    agent, port = _agent(up), int(up.folder.path("api.port").read_text())
+    agent, port = up.agent(), int(up.folder.path("api.port").read_text())
     up.kill()
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -169,19 +196,7 @@ def test_a_worker_that_knows_an_old_address_only_finishes_and_is_replaced(up: Up
     assert up.end(job)["attempt"] == 1
     up.until("there is another one", lambda: not psutil.pid_exists(agent))
     assert up.end(up.submit("true"))["code"] == 0
-    assert _agent(up) != agent
-
-
-def test_a_killed_worker_is_replaced_and_its_task_runs_again(up: Up) -> None:
-    up.start()
-    gate = up.folder.path("gate")
-    job = up.submit("sh", "-c", f"until test -e {gate}; do sleep 0.02; done; echo $HIVE_ATTEMPT")
-    up.reaches(job, "running")
-    psutil.Process(_agent(up)).kill()
-    up.until("the loss is known", lambda: "local_worker.ended" in up.said())
-    gate.touch()
-    assert up.end(job)["attempt"] == 2
-    assert up.output(job) == b"2\n"
+    assert up.agent() != agent
 
 
 def test_everything_is_private_and_no_secret_shows(up: Up) -> None:
@@ -221,20 +236,3 @@ def test_an_error_of_ours_shows_no_values_in_the_log(up: Up) -> None:
         done = subprocess.run(words, cwd=ROOT, capture_output=True, timeout=LIMIT_S)
         assert b"ZeroDivisionError" in done.stderr
         assert b"hive_secret" not in done.stderr
-
-
-def test_health_is_all_that_is_open(up: Up) -> None:
-    up.start("--workers", "0")
-    with urllib.request.urlopen(f"{up.system.url()}/health", timeout=LIMIT_S) as answer:
-        assert json.load(answer) == {"status": "ok"}
-    paths = up.http("GET", "/schema/openapi.json")[1]["paths"]
-    assert len(paths) >= 15
-    before = up.position()
-    for path, methods in paths.items():
-        for method in methods:
-            for key in ("", "hive_wrong"):
-                real = path.replace("{index}", "0")
-                status, problem = up.http(method.upper(), real.replace("{", "").replace("}", ""), key=key)
-                assert status == (200 if path == "/health" else 401), (method, path, problem)
-    assert up.http("GET", "/v1/no/such/path", key="")[0] == 401
-    assert up.position() == before

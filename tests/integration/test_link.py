@@ -105,7 +105,7 @@ async def test_it_comes_back_again_and_again(tmp_path: Path) -> None:
 
 async def test_a_server_that_hangs_is_noticed_and_the_link_closes_all_the_same(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
-        link = await Link.open(server.url, server.platform_seed, "test")
+        link = await Link.open(server.url, server.authority.platform, "test")
         await link.subscribe("silent", lambda s, r, d: None)
         os.kill(server.pid, signal.SIGSTOP)
         with pytest.raises(LinkTimeout):
@@ -177,14 +177,14 @@ async def test_who_does_not_wait_is_refused_when_too_much_is_unsent(tmp_path: Pa
 
 async def test_opening_says_why_it_failed(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
-        url, seed = server.url, server.platform_seed
+        url, seed = server.url, server.authority.platform
     with pytest.raises(LinkDown, match=f"no NATS at {url} for test: .*[Cc]onnect"):
         await Link.open(url, seed, "test", wait_s=0.2)
 
 
 async def test_an_unconnected_link_connects_when_the_server_comes(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
-        url, seed = server.url, server.platform_seed
+        url, seed = server.url, server.authority.platform
     link = await Link.open(url, seed, "early", wait_s=0)
     assert not link.connected
     async with serving(tmp_path):
@@ -199,7 +199,7 @@ async def test_an_unconnected_link_connects_when_the_server_comes(tmp_path: Path
 
 async def test_closing_ends_those_who_wait_for_a_connection(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
-        url, seed = server.url, server.platform_seed
+        url, seed = server.url, server.authority.platform
     link = await Link.open(url, seed, "test", wait_s=0)
     waiting = asyncio.ensure_future(link.wait_connected())
     await asyncio.sleep(0)
@@ -212,7 +212,7 @@ async def test_what_was_sent_before_closing_arrives(tmp_path: Path) -> None:
     async with serving(tmp_path) as server, linked(server, "a") as one:
         got: list[bytes] = []
         await one.subscribe("n", lambda s, r, d: got.append(d))
-        two = await Link.open(server.url, server.platform_seed, "b")
+        two = await Link.open(server.url, server.authority.platform, "b")
         for n in range(1000):
             two.send("n", b"%d" % n)
         await two.close()

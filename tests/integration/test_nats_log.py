@@ -143,7 +143,7 @@ async def test_closing_a_reader_ends_its_consumer(tmp_path: Path) -> None:
 
 async def test_a_closed_link_ends_its_readers(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
-        link = await Link.open(server.url, server.platform_seed, "test")
+        link = await Link.open(server.url, server.authority.platform, "test")
         found: list[Entry] = []
         following = asyncio.create_task(collect(JetStreamLog(link).read(SUBJECT, 1), found))
         await asyncio.sleep(0)

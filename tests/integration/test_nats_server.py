@@ -14,11 +14,13 @@ import psutil
 import pytest
 
 from infra import nkey, streams
+from infra.credential import Credential
 from infra.folder import Folder
 from infra.link import Link, LinkDown, LinkTimeout
-from infra.nats_config import WorkerUser
+from infra.nats_jwt import read_user
 from infra.nats_log import JetStreamLog
-from infra.nats_server import NatsServer, NatsServerError
+from infra.nats_process import NatsServerError
+from infra.nats_server import NatsServer
 from tests.nats_support import eventually, linked, serving, until, worker_linked
 
 
@@ -39,15 +41,20 @@ async def test_it_starts_answers_and_stops(tmp_path: Path) -> None:
 async def test_secrets_and_configuration_are_for_this_user_only(tmp_path: Path) -> None:
     async with serving(tmp_path) as server, linked(server, make_streams=True):
         files = [path for path in tmp_path.rglob("*") if path.is_file()]
-        assert {path.name for path in files} >= {"nats.conf", "nats_platform.seed", "nats_sys.seed", "nats.log"}
+        seeds = {path.name for path in files if path.suffix == ".seed"}
+        assert seeds == {
+            "nats_operator.seed", "nats_account_sys.seed", "nats_account_platform.seed", "nats_account_workers.seed",
+            "nats_worker_signing.seed",
+        }  # fmt: skip
+        assert {path.name for path in files} >= {"nats.conf", "nats.log"}
         assert [path for path in files if path.stat().st_mode & 0o077] == []
         for name in ("keys", "nats"):
             assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o700
         command = " ".join(psutil.Process(server.pid).cmdline())
-        assert server.platform_seed not in command
         conf = (tmp_path / "nats/nats.conf").read_text()
-        assert server.platform_seed not in conf
-        assert server.sys_seed not in conf
+        for name in seeds:
+            seed = (tmp_path / "keys" / name).read_text()
+            assert seed not in command + conf + repr(server.authority.platform)
 
 
 async def test_it_listens_on_this_machine_only_and_apart_from_our_terminal(tmp_path: Path) -> None:
@@ -59,11 +66,11 @@ async def test_it_listens_on_this_machine_only_and_apart_from_our_terminal(tmp_p
 
 async def test_a_restart_keeps_the_port_the_keys_and_the_record(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
-        url, seed = server.url, server.platform_seed
+        url, operator = server.url, server.authority.operator_key
         async with linked(server, make_streams=True) as link:
             await JetStreamLog(link).append("evt.pool.a", b"1", 0)
     async with serving(tmp_path) as server:
-        assert (server.url, server.platform_seed) == (url, seed)
+        assert (server.url, server.authority.operator_key) == (url, operator)
         async with linked(server) as link:
             assert await JetStreamLog(link).last("evt.pool.a") == 1
 
@@ -74,8 +81,7 @@ async def test_what_a_killed_hive_left_running_is_adopted(tmp_path: Path) -> Non
         await again.start()
         assert (again.pid, again.url) == (left.pid, left.url)
         assert again.alive()
-        worker_id, public_key = new_key()
-        await again.add_worker(worker_id, public_key)
+        await again.revoke(new_key()[1])
         async with linked(again) as link:
             assert link.connected
         await again.stop()
@@ -242,44 +248,20 @@ async def test_heartbeats_are_kept_in_telemetry(tmp_path: Path) -> None:
         await eventually(found, "the heartbeat is kept")
 
 
-async def test_a_removed_worker_is_disconnected_and_stays_out(tmp_path: Path) -> None:
-    async with serving(tmp_path) as server, linked(server) as link, worker_linked(server) as (worker, theirs):
-        assert await server.remove_worker(worker)
-        assert not await server.remove_worker(worker)
-        await until(lambda: theirs.refused, "the removed worker is refused")
-        assert link.connected
-
-
-async def test_workers_are_remembered_over_restarts(tmp_path: Path) -> None:
-    async with serving(tmp_path) as server, worker_linked(server) as (worker, theirs):
-        await server.stop()
-        await until(lambda: not theirs.connected, "the worker notices")
-        again = NatsServer(Folder(tmp_path))
-        await again.start()
-        async with asyncio.timeout(10):
-            await theirs.wait_connected()
-        assert set(again.workers()) == {worker}
-        await again.stop()
-
-
-async def test_adding_is_idempotent_and_bad_keys_and_ids_are_refused(tmp_path: Path) -> None:
-    async with serving(tmp_path) as server:
-        worker_id, public_key = new_key()
-        await server.add_worker(worker_id, public_key)
-        await server.add_worker(worker_id, public_key)
-        assert server.workers() == {worker_id: WorkerUser(public_key, "default")}
-        other_id, other_key = new_key()
-        with pytest.raises(ValueError, match="already worker"):
-            await server.add_worker(other_id, public_key)
-        with pytest.raises(ValueError, match=r"damaged|not a user's public key"):
-            await server.add_worker(other_id, other_key[:-1] + ("A" if other_key[-1] != "A" else "B"))
-        with pytest.raises(ValueError, match="not a user's public key"):
-            await server.add_worker(other_id, 'U" } ] } # ' + "A" * 45)
+async def test_what_cannot_stand_in_a_subject_gets_no_jwt(tmp_path: Path) -> None:
+    server = NatsServer(Folder(tmp_path))
+    worker_id, public_key = new_key()
+    assert read_user(server.admit(worker_id, public_key, "default")).name == worker_id
+    with pytest.raises(ValueError, match=r"damaged|not a user's public key"):
+        server.admit(worker_id, public_key[:-1] + ("A" if public_key[-1] != "A" else "B"), "default")
+    with pytest.raises(ValueError, match="not a user's public key"):
+        server.admit(worker_id, 'U" } ] } # ' + "A" * 45, "default")
+    for name in ("w1.>", "*", ">", worker_id + "\n", "w{{name()}}"):
         with pytest.raises(ValueError, match="not a worker's id"):
-            await server.add_worker("w1.>", other_key)
+            server.admit(name, public_key, "default")
+    for pool in ("a.>", "*", "a b", "A", "a\n", "{{name()}}"):
         with pytest.raises(ValueError, match="not a pool"):
-            await server.add_worker(other_id, other_key, "a.>")
-        assert set(server.workers()) == {worker_id}
+            server.admit(worker_id, public_key, pool)
 
 
 async def test_a_damaged_list_of_workers_is_named(tmp_path: Path) -> None:
@@ -293,7 +275,7 @@ async def test_a_damaged_list_of_workers_is_named(tmp_path: Path) -> None:
 async def test_a_stranger_is_refused_with_the_reason(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
         with pytest.raises(LinkDown, match="Authorization Violation"):
-            await Link.open(server.url, nkey.new_user_seed(), "stranger")
+            await Link.open(server.url, Credential(nkey.new_user_seed()), "stranger")
 
 
 # Streams and durability
@@ -301,14 +283,14 @@ async def test_a_stranger_is_refused_with_the_reason(tmp_path: Path) -> None:
 
 async def test_a_server_that_syncs_always_passes(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
-        link = await Link.open(server.url, server.sys_seed, "sys")
+        link = await Link.open(server.url, server.authority.system, "sys")
         await streams.check_durability(link)
         await link.close()
 
 
 async def test_a_server_that_acknowledges_early_is_refused_by_name(tmp_path: Path) -> None:
     async with serving(tmp_path, sync_always=False) as server:
-        link = await Link.open(server.url, server.sys_seed, "sys")
+        link = await Link.open(server.url, server.authority.system, "sys")
         with pytest.raises(
             streams.UnsafeDurability, match=r"server hive-\S+ .*sync_interval: always.*--unsafe-durability"
         ):

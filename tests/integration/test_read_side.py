@@ -4,9 +4,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-import tempfile
-import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,42 +26,6 @@ from tests.postgres_support import Server
 from tests.read_support import SUBJECT, NaivePool, append, job_id, log_of, message, submitted
 
 WAIT_S = 30
-
-
-async def until_up(database: Database) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while True:
-            with contextlib.suppress(DatabaseAway):
-                await database.fetch("SELECT 1")
-                return
-            await asyncio.sleep(0.02)
-
-
-@pytest.fixture(scope="module")
-def server() -> Generator[Server]:
-    with tempfile.TemporaryDirectory(prefix="hv") as root:
-        sockets = Path(root) / "s"
-        sockets.mkdir(mode=0o700)
-        made = Server(Path(root) / "d", sockets)
-        made.make()
-        made.start()
-        yield made
-        made.stop(signal.SIGINT)
-
-
-@pytest.fixture
-async def database(server: Server, request: pytest.FixtureRequest) -> AsyncGenerator[Database]:
-    """An empty database of this test's own."""
-    name = f"t{time.monotonic_ns()}"
-    main = Database(server.dsn())
-    await until_up(main)
-    await main.execute(f"CREATE DATABASE {name}")
-    own = Database(server.dsn(name))
-    yield own
-    await own.close()
-    await until_up(main)
-    await main.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await main.close()
 
 
 @contextlib.asynccontextmanager

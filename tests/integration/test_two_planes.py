@@ -13,8 +13,10 @@ import pytest
 from events.job import JobFinished
 from events.pool import WriterLed
 from events.task import TasksFinished
+from infra.nats_authority import Authority
 from services.pool import model
 from services.pool.state import Pool
+from tests.nats_support import write_creds
 from tests.system import System, system
 
 PAUSES = 6
@@ -26,11 +28,12 @@ SUBJECT = "evt.pool.default"
 def _second(running: System, folder: Path) -> None:
     """Start a control plane of another folder that only decides, on the same log and with the same keys."""
     shutil.copytree(running.folder.path("keys"), folder / "keys")
+    authority = Authority(running.folder)
     environ = {
         "HIVE_DATA": str(folder),
         "HIVE_NATS_URL": f"nats://127.0.0.1:{running.folder.path('nats', 'port').read_text()}",
-        "HIVE_NATS_SEED_FILE": str(folder / "keys" / "nats_platform.seed"),
-        "HIVE_NATS_SYS_SEED_FILE": str(folder / "keys" / "nats_sys.seed"),
+        "HIVE_NATS_SEED_FILE": write_creds(folder / "platform.creds", authority.platform),
+        "HIVE_NATS_SYS_SEED_FILE": write_creds(folder / "sys.creds", authority.system),
     }
     running.planes.append(running.spawn("serve", "--role", "pool", environ=environ))
 
@@ -51,6 +54,7 @@ async def _goes_on(running: System) -> None:
     await running.until(more, "work goes on while a control plane is paused", GOES_ON_S)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 async def test_paused_at_random(tmp_path: Path, seed: int) -> None:
     rng = random.Random(f"planes-{seed}")
@@ -63,8 +67,10 @@ async def test_paused_at_random(tmp_path: Path, seed: int) -> None:
             running.agent(f"a{name}")
         async with running.client() as client:
             await running.ready(client, 2)
-            # Long enough that it outlives every pause: each task sleeps a little.
-            jobs = [await client.submit(["/bin/sleep", "0.15"], count=TASKS) for _ in range(2)]
+            # Long enough that it outlives every pause: until the last one is over each task sleeps a little.
+            gate = running.folder.path("gate")
+            script = f"test -e {gate} || sleep 0.15"
+            jobs = [await client.submit(["/bin/sh", "-c", script], count=TASKS) for _ in range(2)]
             for _ in range(PAUSES):
                 paused = rng.choice(running.planes)
                 paused.send_signal(signal.SIGSTOP)
@@ -73,6 +79,7 @@ async def test_paused_at_random(tmp_path: Path, seed: int) -> None:
                 finally:
                     paused.send_signal(signal.SIGCONT)
                 await _goes_on(running)
+            gate.touch()
             for job in jobs:
                 result = await asyncio.wait_for(client.result(job), 60)
                 assert result.state == "succeeded", running.tail()

@@ -12,19 +12,12 @@ import pytest
 from events.catalog import position_of
 from infra.disk import DiskGuard
 from infra.link import LinkDown
-from services.pool.client import PoolUnavailable
+from services.asking import Unavailable
 from tests.web_support import Api, api
+from web.app import OPEN_PATHS
 from web.server import PortTaken, Server
 
 WAIT_S = 20.0
-
-
-@pytest.fixture
-async def hive(tmp_path: Path) -> AsyncGenerator[Api]:
-    async with api(tmp_path) as served:
-        yield served
-
-
 NOOP = {"kind": "noop"}
 
 
@@ -36,7 +29,7 @@ async def bare(hive: Api, method: str, path: str, **headers: str) -> tuple[int, 
 async def test_everything_but_health_is_closed(hive: Api) -> None:
     assert (await bare(hive, "GET", "/health"))[0] == 200
     document = (await hive.ask("GET", "/schema/openapi.json"))[1]
-    paths = [path.replace("{", "").replace("}", "") for path in document["paths"] if path != "/health"]
+    paths = [path.replace("{", "").replace("}", "") for path in document["paths"] if path not in OPEN_PATHS]
     for path in [*paths, "/", "/nothing", "/health/", "/schema", "/schema/openapi.json"]:
         for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS"):
             status, problem = await bare(hive, method, path)
@@ -93,7 +86,7 @@ async def test_mistakes_are_problem_documents(hive: Api) -> None:
 async def test_ten_megabytes_of_json_are_refused_with_the_limit(hive: Api) -> None:
     status, problem = await hive.ask("POST", "/v1/jobs", data=b"[" + b" " * 10_000_000)
     assert status == 413
-    assert "8388608" in problem["detail"]
+    assert "8 MiB" in problem["detail"]
     assert (await hive.ask("GET", "/v1/status"))[1]["jobs"] == {}
 
 
@@ -194,7 +187,7 @@ class Away:
     """A pool that does not answer."""
 
     async def ask(self, *_: object, **__: object) -> None:
-        raise PoolUnavailable("nobody leads")
+        raise Unavailable("nobody leads")
 
 
 class Odd:

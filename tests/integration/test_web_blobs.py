@@ -2,8 +2,6 @@
 
 import hashlib
 import time
-from collections.abc import AsyncGenerator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -11,17 +9,11 @@ import msgspec
 import pytest
 
 from events.spec import Each, Input
-from tests.web_support import Api, api
+from tests.web_support import Api
 
 DATA = bytes(range(256)) * 20_000
 DIGEST = hashlib.sha256(DATA).hexdigest()
 URL = f"/v1/blobs/{DIGEST}"
-
-
-@pytest.fixture
-async def hive(tmp_path: Path) -> AsyncGenerator[Api]:
-    async with api(tmp_path) as served:
-        yield served
 
 
 async def get(hive: Api, path: str, method: str = "GET", **headers: str) -> tuple[int, bytes, Any]:

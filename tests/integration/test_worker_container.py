@@ -150,6 +150,7 @@ async def test_memory_limit(rig: Rig) -> None:
     # busybox' dd takes its block from the heap.
     ended = await rig.pool.ended(sh(rig, "exec dd if=/dev/zero of=/dev/null bs=200M count=1", memory_bytes=50_000_000))
     assert (ended.end, ended.code) == ("oom", 137)
+    assert "its 47.7 MiB of memory" in ended.reason
 
 
 async def test_cancel(rig: Rig) -> None:

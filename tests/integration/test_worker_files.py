@@ -5,38 +5,15 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
 from events.spec import Each, Input, TaskText
 from infra.link import LinkDown
-from tests.worker_support import TICKET, Rig, rigged
-from worker import identity, tree
+from tests.worker_support import TICKET, Rig
+from worker import identity
 from worker.machine import EXIT_SUPERSEDED
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncGenerator[Rig]:
-    async with rigged(tmp_path) as rig:
-        yield rig
-
-
-@pytest.fixture
-async def at_work(rig: Rig) -> Rig:
-    await rig.start()
-    return rig
-
-
-def alive(pid: int) -> bool:
-    return not tree.is_dead(pid)
-
-
-async def gone(pid: int) -> None:
-    async with asyncio.timeout(20):
-        while alive(pid):
-            await asyncio.sleep(0.01)
 
 
 class TestFiles:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.worker_support import WAIT_S, Rig, rigged
+from tests.worker_support import WAIT_S, Rig, gone
 from worker import tree
 
 ROOT = Path(__file__).parent.parent.parent
@@ -34,7 +34,8 @@ class Process:
     async def start(cls, rig: Rig) -> "Process":
         """Start it and wait until the pool knows it."""
         # The program reads its options from the standard input: a key is never on a command line.
-        options = msgspec.to_builtins(rig.options(), enc_hook=str)
+        given = msgspec.to_builtins(rig.options(), enc_hook=str)
+        options = {name: value for name, value in given.items() if not name.endswith("_trust")}
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", PROGRAM, cwd=ROOT, stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
@@ -54,24 +55,12 @@ class Process:
 
 
 @pytest.fixture
-async def rig(tmp_path: Path) -> AsyncGenerator[Rig]:
-    async with rigged(tmp_path) as rig:
-        yield rig
-
-
-@pytest.fixture
 async def agent(rig: Rig) -> AsyncGenerator[Process]:
     agent = await Process.start(rig)
     yield agent
     with contextlib.suppress(ProcessLookupError):
         agent.process.kill()
     await agent.process.wait()
-
-
-async def gone(pid: int) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not tree.is_dead(pid):
-            await asyncio.sleep(0.01)
 
 
 async def pid_of(rig: Rig, lease: int) -> int:

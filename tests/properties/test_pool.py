@@ -17,20 +17,9 @@ from events.protocol import Ended, Held, Hello, Report, ReportItem, Started
 from events.task import AttemptEnd, TasksLeased
 from events.worker import Capacity
 from projections.board import BOARD
+from services.hosting import Refused
 from services.pool import model
-from services.pool.commands import (
-    Advance,
-    CancelJob,
-    DrainWorker,
-    Greet,
-    Heard,
-    Past,
-    Place,
-    Refused,
-    Reported,
-    Silent,
-    Submit,
-)
+from services.pool.commands import Advance, CancelJob, DrainWorker, Greet, Heard, Past, Place, Reported, Silent, Submit
 from services.pool.state import Pool, load, save
 from tests.pool_ledger import FINAL, Ledger
 from tests.pool_support import GIB, T0, fact, normal
@@ -155,9 +144,9 @@ class Pools(RuleBasedStateMachine):
     def cancel(self, job: str) -> None:
         self.ask(CancelJob(job, self.known()))
 
-    @rule(worker=WORKERS, on=st.sampled_from([False, False, True]))
-    def drain(self, worker: str, on: bool) -> None:
-        self.ask(DrainWorker(worker, on))
+    @rule(worker=WORKERS, on=st.sampled_from([False, False, True]), ask=st.sampled_from(["", "a1", "a2"]))
+    def drain(self, worker: str, on: bool, ask: str) -> None:
+        self.ask(DrainWorker(worker, on, ask))
 
     @rule(
         worker=WORKERS,

@@ -10,8 +10,9 @@ from events import catalog
 from events.catalog import Decision, Message, pool_subject
 from events.job import JobFinished, JobSubmitted, Retries
 from events.log import Conflict, MemoryLog
+from services.hosting import Refused
 from services.pool import model
-from services.pool.commands import Advance, CancelJob, Past, Place, Refused, Silent, Submit
+from services.pool.commands import Advance, CancelJob, Past, Place, Silent, Submit
 from services.pool.state import Pool
 from tests.pool_ledger import Ledger
 from tests.pool_support import T0, ended, greet, normal, report, submit

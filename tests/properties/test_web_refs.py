@@ -18,7 +18,7 @@ waits = st.lists(st.lists(st.integers(0, COUNT - 1), max_size=3), min_size=COUNT
 
 @given(waits)
 def test_an_order_or_a_cycle(wanted: list[list[int]]) -> None:
-    ids = new_ids(COUNT, "key")
+    ids = new_ids(COUNT, "u1", "key")
     specs = [JobSpec(["x"], ref=f"r{n}", after=[f"r{other}" for other in after]) for n, after in enumerate(wanted)]
     refused = None
     resolved, order = list[JobSpec](), list[int]()

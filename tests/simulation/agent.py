@@ -14,26 +14,8 @@ from events.worker import Capacity
 from infra.link import LinkDown, LinkTimeout, NoResponders
 from tests.simulation.auditor import Auditor
 from tests.simulation.network import Net, SimLink
+from worker import messages
 from worker.machine import step, wants_ticks
-from worker.messages import (
-    Answered,
-    Denial,
-    Done,
-    End,
-    Forget,
-    Instruction,
-    Kill,
-    Ordered,
-    Quit,
-    Repoll,
-    Save,
-    Saved,
-    Send,
-    Start,
-    Stimulus,
-    Stop,
-    Tick,
-)
 from worker.state import State, next_poll
 
 POOL = "p"
@@ -78,7 +60,7 @@ class Agent:
         self.name, self.capacity, self.disk, self.trade, self.auditor = name, capacity, disk, trade, auditor
         self.session = f"{name}-{disk.sessions}"
         self.link = SimLink(net, self.session)
-        hello = Hello("boot", capacity, "1", "nonce", [])
+        hello = Hello("boot", capacity, "1", "nonce", [], self._now())
         self.state = State(self.session, hello, dict(disk.batches))
         self.alive, self.exit_code = False, None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -91,7 +73,7 @@ class Agent:
         for work in (self._poll(), self._beat(), self._tick()):
             self._begin(work)
         self._begin(self._listen())
-        self._do(Tick(self._now()))
+        self._do(messages.Tick(self._now()))
 
     def crash(self) -> None:
         """Stop at once; nothing is said or saved any more."""
@@ -104,7 +86,7 @@ class Agent:
 
     def stop(self) -> None:
         """Ask it to finish and leave."""
-        self._do(Stop(self._now()))
+        self._do(messages.Stop(self._now()))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -120,35 +102,35 @@ class Agent:
     def _now(self) -> int:
         return int(asyncio.get_running_loop().time() * 1000)
 
-    def _do(self, stimulus: Stimulus) -> None:
+    def _do(self, stimulus: messages.Stimulus) -> None:
         if not self.alive:
             return
         for instruction in step(self.state, stimulus):
             self._carry_out(instruction)
 
-    def _carry_out(self, instruction: Instruction) -> None:
-        if isinstance(instruction, Start):
+    def _carry_out(self, instruction: messages.Instruction) -> None:
+        if isinstance(instruction, messages.Start):
             key = (instruction.order.number, instruction.index)
             assert key not in self._running, f"{self.name} starts {key} twice"
             took, end, code = self.trade.end()
             task = self._begin(self._attempt(instruction.order, instruction.index, took, end, code))
             self._running[key] = (task, instruction.order)
-        elif isinstance(instruction, Kill):
+        elif isinstance(instruction, messages.Kill):
             found = self._running.get((instruction.lease, instruction.index))
             if found is not None:
                 found[0].cancel()
                 self._begin(self._finish(found[1], instruction.index, instruction.end, 0))
-        elif isinstance(instruction, Save):
+        elif isinstance(instruction, messages.Save):
             self._begin(self._save(instruction))
-        elif isinstance(instruction, Send):
+        elif isinstance(instruction, messages.Send):
             self._begin(self._report(instruction.report))
-        elif isinstance(instruction, Forget):
+        elif isinstance(instruction, messages.Forget):
             for number in instruction.batches:
                 self.disk.batches.pop(number, None)
-        elif isinstance(instruction, Repoll):
+        elif isinstance(instruction, messages.Repoll):
             self._poll_again.set()
         else:
-            assert isinstance(instruction, Quit)
+            assert isinstance(instruction, messages.Quit)
             self.exit_code = instruction.code
             self.crash()
 
@@ -173,12 +155,12 @@ class Agent:
             safe = stored.safe[0]
         self._running.pop((order.number, index), None)
         self.auditor.ran[order.job, index, order.number] = (end, code)
-        self._do(Done([End(order.number, index, end, code)], self._now()))
+        self._do(messages.Done([messages.End(order.number, index, end, code)], self._now()))
 
-    async def _save(self, save: Save) -> None:
+    async def _save(self, save: messages.Save) -> None:
         await asyncio.sleep(0.002)
         self.disk.batches[save.batch] = save.items
-        self._do(Saved(save.batch, self._now()))
+        self._do(messages.Saved(save.batch, self._now()))
 
     # What is said
 
@@ -200,10 +182,10 @@ class Agent:
             if isinstance(said, Recorded):
                 position = int(said.position.partition(".")[2])
                 self.auditor.told_recorded(self.name, report.session, report.sequence, position)
-                self._do(Answered(report.sequence, self._now()))
+                self._do(messages.Answered(report.sequence, self._now()))
                 return
             assert isinstance(said, Denied)
-            self._do(Answered(report.sequence, self._now(), said.code, said.detail))
+            self._do(messages.Answered(report.sequence, self._now(), said.code, said.detail))
             if said.code != "unknown_session":
                 return
             await asyncio.sleep(PAUSE_S)
@@ -216,11 +198,11 @@ class Agent:
                 continue
             said = protocol.poll_answer_of(answer)
             if isinstance(said, Orders):
-                self._do(Ordered(said, self._now(), poll.hello is not None))
+                self._do(messages.Ordered(said, self._now(), poll.hello is not None))
                 if said.resync:
                     await asyncio.sleep(0.01)
             else:
-                self._do(Denial(said.code, said.detail, self._now()))
+                self._do(messages.Denial(said.code, said.detail, self._now()))
                 await asyncio.sleep(PAUSE_S)
 
     async def _unless_again(self, asking: Coroutine[Any, Any, bytes | None]) -> bytes | None:
@@ -249,4 +231,4 @@ class Agent:
         while True:
             await asyncio.sleep(TICK_S)
             if wants_ticks(self.state):
-                self._do(Tick(self._now()))
+                self._do(messages.Tick(self._now()))

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -16,7 +16,9 @@ from events.spec import TaskText
 from events.task import AttemptEnd
 from events.worker import Capacity
 from infra.link import LinkTimeout
-from services.pool.commands import Answer, Ask, Command, Submit, answer_of, command_subject, pack
+from services.asking import Answer, Ask, answer_of, command_subject, pack
+from services.pool.client import service_of
+from services.pool.commands import Command, Submit
 from tests.pool_support import GIB
 from tests.simulation.auditor import Auditor
 from tests.simulation.clock import run
@@ -25,6 +27,8 @@ from tests.simulation.plane import POOL, SEALER, Outputs, Plane, Snapshots
 
 SOON_S = 1.0
 """Well below the time for which a poll waits, and well above a few round trips."""
+Polling: TypeAlias = asyncio.Task[Orders | Denied]
+"""A poll on its way."""
 TEXT = SEALER.seal(msgspec.json.encode(TaskText(["true"])))
 
 
@@ -61,7 +65,7 @@ class Stage:
     async def ask(self, *commands: Command, timeout_s: float = SOON_S) -> Answer:
         """One try to have these commands done."""
         data = pack(Ask(list(commands), "u1"))
-        answer = answer_of((await self.user.request(command_subject(POOL), data, timeout_s)).data)
+        answer = answer_of((await self.user.request(command_subject(service_of(POOL)), data, timeout_s)).data)
         assert isinstance(answer, Answer)
         return answer
 
@@ -84,8 +88,8 @@ class Hand:
     async def _ask(self, what: str, data: bytes, timeout_s: float) -> bytes:
         return (await self.link.request(f"req.{POOL}.{self.name}.{what}", data, timeout_s)).data
 
-    def poll(self, hello: Hello | None = None, timeout_s: float = 70.0, sequence: int = 0) -> "asyncio.Task[Any]":
-        """A poll on its way; its result is Orders or Denied."""
+    def poll(self, hello: Hello | None = None, timeout_s: float = 70.0, sequence: int = 0) -> Polling:
+        """Send a poll."""
         self.polls += 1
         poll = Poll(self.session, sequence or self.polls, self.last, hello=hello)
         return asyncio.create_task(self._polled(self._ask("next", protocol.pack(poll), timeout_s)))
@@ -101,7 +105,7 @@ class Hand:
         hello = Hello("boot", self.capacity, "1", "nonce", [Held(*one) for one in held])
         return await self.poll(hello, timeout_s=SOON_S)
 
-    async def runs(self, polling: "asyncio.Task[Any] | None" = None) -> Run:
+    async def runs(self, polling: Polling | None = None) -> Run:
         """The one order to run that the poll is answered with, soon."""
         async with asyncio.timeout(SOON_S):
             said = await (polling or self.poll())
@@ -126,7 +130,7 @@ class Hand:
         self.link.send(f"hb.{POOL}.{self.name}", b"")
 
 
-async def waits(polling: "asyncio.Task[Any]") -> None:
+async def waits(polling: Polling) -> None:
     """The poll gets no answer yet."""
     done, _ = await asyncio.wait((polling,), timeout=SOON_S)
     assert not done, polling.result()

@@ -9,12 +9,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from events.job import Retries
-from events.protocol import POLL_S_MAX, Cancel, Denied, Drain, Orders, Run
-from services.pool.commands import Accepted, CancelJob, DrainWorker, RefusedAnswer, Submit
-from services.pool.service import HELD_S
+from events.protocol import POLL_S_MAX, Cancel, Denied, Drain, Order, Orders, Run
+from services.asking import HELD_S, Accepted, RefusedAnswer
+from services.pool.commands import CancelJob, Command, DrainWorker, Submit
 from services.pool.worker import UNREACHABLE_MS
 from tests.pool_support import fact
-from tests.simulation.stage import SOON_S, Stage, play, unanswered, waits
+from tests.simulation.stage import SOON_S, Hand, Polling, Stage, play, unanswered, waits
 
 UNREACHABLE_S = UNREACHABLE_MS / 1000
 AGAIN = Retries(exit=5, backoff_ms=0)
@@ -30,6 +30,16 @@ def scene(act: Callable[[Stage], Awaitable[None]]) -> Callable[[Path], None]:
 
     del test.__wrapped__  # pytest must see our argument, not the act's
     return test
+
+
+async def _waiting(stage: Stage) -> tuple[Hand, Polling]:
+    """A worker that has nothing to do, and its poll; A leads."""
+    await stage.leads(stage.a)
+    hand = stage.worker()
+    assert await hand.greets() == Orders()
+    polling = hand.poll()
+    await waits(polling)
+    return hand, polling
 
 
 # Users
@@ -107,11 +117,7 @@ async def test_what_was_asked_long_ago_is_not_done_later(stage: Stage) -> None:
 
 @scene
 async def test_work_reaches_a_worker_that_waits(stage: Stage) -> None:
-    await stage.leads(stage.a)
-    hand = stage.worker()
-    assert await hand.greets() == Orders()
-    polling = hand.poll()
-    await waits(polling)
+    hand, polling = await _waiting(stage)
     await stage.submit("j1")
     await hand.ends(await hand.runs(polling))
     assert stage.auditor.open_jobs() == []
@@ -166,35 +172,25 @@ async def test_a_poll_that_was_overtaken_does_not_take_the_newer_ones_place(stag
     late.cancel()
 
 
-@scene
-async def test_a_cancel_reaches_a_worker_that_waits(stage: Stage) -> None:
-    await stage.leads(stage.a)
-    hand = stage.worker(cpus=2)
-    await stage.submit("j1")
-    said = await hand.greets()
-    run = await hand.runs() if not (isinstance(said, Orders) and said.orders) else said.orders[0]
-    polling = hand.poll()
-    await waits(polling)
-    await stage.ask(CancelJob("j1"))
-    async with asyncio.timeout(SOON_S):
-        said = await polling
-    assert isinstance(said, Orders)
-    assert [type(order) for order in said.orders] == [Cancel]
-    assert said.orders[0].number > run.number
+@pytest.mark.parametrize(("command", "order"), [(CancelJob("j1"), Cancel), (DrainWorker("w1", True), Drain)])
+def test_what_is_asked_of_it_reaches_a_worker_that_waits(tmp_path: Path, command: Command, order: type[Order]) -> None:
+    async def act(stage: Stage) -> None:
+        await stage.leads(stage.a)
+        hand = stage.worker(cpus=2)
+        await hand.greets()
+        await stage.submit("j1")
+        run = await hand.runs()
+        polling = hand.poll()
+        await waits(polling)
+        await stage.ask(command)
+        async with asyncio.timeout(SOON_S):
+            said = await polling
+        assert isinstance(said, Orders)
+        assert [type(one) for one in said.orders] == [order]
+        assert said.orders[0].number > run.number
 
-
-@scene
-async def test_draining_reaches_a_worker_that_waits(stage: Stage) -> None:
-    await stage.leads(stage.a)
-    hand = stage.worker()
-    await hand.greets()
-    polling = hand.poll()
-    await waits(polling)
-    await stage.ask(DrainWorker("w1", True))
-    async with asyncio.timeout(SOON_S):
-        said = await polling
-    assert isinstance(said, Orders)
-    assert [type(order) for order in said.orders] == [Drain]
+    with capture_logs():
+        play(act, tmp_path)
 
 
 @scene
@@ -251,48 +247,44 @@ async def test_a_restart_with_thousands_of_leases_takes_several_hellos(stage: St
 # Nobody waits for nothing
 
 
-@scene
-async def test_a_task_kept_for_another_machine_comes_back_when_that_one_leaves(stage: Stage) -> None:
+async def _beside_a_busy_one(stage: Stage, cpus: int = 1) -> tuple[Hand, Hand, Run]:
+    """Two workers, the second of which is full; the first has `j1`, which is tried again elsewhere if it fails."""
     await stage.leads(stage.a)
-    one, two = stage.worker("w1"), stage.worker("w2")
+    one, two = stage.worker("w1", cpus=cpus), stage.worker("w2")
     await one.greets()
     await two.greets()
     await stage.submit("jlong", priority=10)
     await two.runs()
     await stage.submit("j1", retries=AGAIN)
-    await one.ends(await one.runs(), code=1)
+    return one, two, await one.runs()
+
+
+async def _left_to_another(stage: Stage) -> tuple[Hand, Hand, Polling]:
+    """Two workers, and the first one's poll: it failed at `j1`, which is now kept for the second, busy one."""
+    one, two, run = await _beside_a_busy_one(stage)
+    await one.ends(run, code=1)
     polling = one.poll()
     await waits(polling)
+    return one, two, polling
+
+
+@scene
+async def test_a_task_kept_for_another_machine_comes_back_when_that_one_leaves(stage: Stage) -> None:
+    one, two, polling = await _left_to_another(stage)
     await two.report(bye=True)
     assert (await one.runs(polling)).attempt == 2
 
 
 @scene
 async def test_new_work_reaches_a_worker_that_left_a_task_to_another(stage: Stage) -> None:
-    await stage.leads(stage.a)
-    one, two = stage.worker("w1"), stage.worker("w2")
-    await one.greets()
-    await two.greets()
-    await stage.submit("jlong", priority=10)
-    await two.runs()
-    await stage.submit("j1", retries=AGAIN)
-    await one.ends(await one.runs(), code=1)
-    polling = one.poll()
-    await waits(polling)
+    one, _, polling = await _left_to_another(stage)
     await stage.submit("j2")
     assert (await one.runs(polling)).job == "j2"
 
 
 @scene
 async def test_new_work_reaches_a_worker_that_just_gave_up_a_task(stage: Stage) -> None:
-    await stage.leads(stage.a)
-    one, two = stage.worker("w1", cpus=2), stage.worker("w2")
-    await one.greets()
-    await two.greets()
-    await stage.submit("jlong", priority=10)
-    await two.runs()
-    await stage.submit("j1", retries=AGAIN)
-    run = await one.runs()
+    one, _, run = await _beside_a_busy_one(stage, cpus=2)
     polling = one.poll()
     await waits(polling)
     await one.ends(run, code=1)
@@ -346,11 +338,7 @@ async def test_polls_are_parked_everywhere_and_answered_by_whoever_leads(stage: 
 
 @scene
 async def test_a_new_leader_tells_everyone_to_poll_again(stage: Stage) -> None:
-    await stage.leads(stage.a)
-    hand = stage.worker()
-    await hand.greets()
-    polling = hand.poll()
-    await waits(polling)
+    hand, polling = await _waiting(stage)
     told = asyncio.Event()
     await hand.link.subscribe("push.p.all.poll", lambda subject, reply, data: told.set())
     await stage.a.crash()

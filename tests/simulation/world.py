@@ -15,9 +15,10 @@ from events import catalog
 from events.job import JobSubmitted, Retries
 from events.spec import TaskText
 from events.worker import Capacity
+from services.asking import Accepted, Unavailable
 from services.pool import model
-from services.pool.client import PoolClient, PoolUnavailable
-from services.pool.commands import Accepted, CancelJob, Command, DrainWorker, Submit
+from services.pool.client import pool_client
+from services.pool.commands import CancelJob, Command, DrainWorker, Submit
 from services.pool.state import Pool
 from tests.pool_support import GIB, normal
 from tests.simulation.agent import Agent, Disk, Trade
@@ -50,7 +51,7 @@ class World:
             for name in ("a", "b")[: random.choice([1, 2, 2, 2])]
         ]
         self.client_link = SimLink(self.net, "client")
-        self.client = PoolClient(self.client_link, POOL)  # pyright: ignore[reportArgumentType]
+        self.client = pool_client(self.client_link, POOL)  # pyright: ignore[reportArgumentType]
         self.trade = Trade(random)
         self.names = [f"w{n}" for n in range(1, random.randint(1, 3) + 1)]
         self.capacities = {
@@ -145,7 +146,7 @@ class World:
         while True:
             try:
                 answer = await self.client.ask(commands, "u1", timeout_s=CLIENT_TIMEOUT_S)
-            except PoolUnavailable:
+            except Unavailable:
                 continue
             break
         for command, outcome in zip(commands, answer.outcomes, strict=True):

@@ -163,3 +163,22 @@ def test_an_array_costs_no_more_than_a_task() -> None:
     lot = 1_000_000
     board = given(submitted(0, lot), TasksLeased(J, [0, lot - 1], 1, "w"), TasksFinished(J, [0, lot // 2], 1, "w"))
     assert sum(len(piece) for piece in BOARD.pack(board)) < 2000
+
+
+def test_what_counts_alone_say_of_one_task() -> None:
+    facts = [submitted(0, 3), TasksLeased(J, [0, 2], 1, "w")]
+
+    def says(*more: Any) -> list[str]:
+        facts.extend(more)
+        found = given(*facts).find(J)
+        assert found is not None
+        return [found.of_task(index) for index in range(3)]
+
+    assert says() == ["unknown"] * 3
+    assert says(TasksStarted(J, [1, 2], 1, "w")) == ["unknown", "running", "running"]
+    assert says(TasksFinished(J, [0, 0], 1, "w")) == ["succeeded", "running", "running"]
+    # While one waits to be tried again, any that does not run may be that one.
+    assert says(TasksRetried(J, [1, 1], 1, "w", end="oom")) == ["unknown", "unknown", "running"]
+    assert says(TasksLeased(J, [1, 1], 2, "w"), TasksFailed(J, [1, 1], 2, "w")) == ["ended", "ended", "running"]
+    assert says(TasksFinished(J, [2, 2], 1, "w"), JobFinished(J, "failed", 2, 1)) == ["ended"] * 3
+    assert [given(submitted(0, 3), JobCancelled(J, "")).open[J].of_task(0)] == ["cancelled"]

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from events.units import size_text
 from services.cli import format
 from services.cli.failure import Failure
 from services.cli.output import Output
@@ -17,10 +18,17 @@ def outputs(mode: str = "text") -> tuple[Output, io.StringIO, io.StringIO]:
 
 @pytest.mark.parametrize(
     ("count", "expected"),
-    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 * 1024**4, "3.0 TiB"), (5 * 1024**5, "5120.0 TiB")],
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1536, "1.5 KiB"),
+        (2**28, "256 MiB"),
+        (3 * 2**40, "3 TiB"),
+        (5 * 2**50, "5120 TiB"),
+    ],
 )
 def test_sizes(count: int, expected: str) -> None:
-    assert format.size(count) == expected
+    assert size_text(count) == expected
 
 
 @pytest.mark.parametrize(
@@ -37,6 +45,12 @@ def test_columns_line_up_with_wide_characters() -> None:
 
 def test_a_table_is_cut_to_the_terminal() -> None:
     assert format.table(["A"], [["x" * 50]], 10)[1] == "x" * 9 + "…"
+
+
+def test_an_empty_table_is_a_remark_not_a_head_without_rows() -> None:
+    output, out, err = outputs()
+    output.table(["NAME"], [], empty="nobody yet")
+    assert (out.getvalue(), err.getvalue()) == ("", "nobody yet\n")
 
 
 def test_control_characters_are_shown_not_sent() -> None:

@@ -15,7 +15,8 @@ from services.cli.failure import Exit, Failure
 from services.cli.prove import Live, compare, fold
 from services.cli.results import target
 from services.cli.tail import event_of
-from web.schema import Result
+from services.cli.workers import HEADS, worker_row
+from web.schema import Result, WorkerView
 
 
 def result(path: str) -> Result:
@@ -94,3 +95,11 @@ async def test_the_proof_names_what_differs() -> None:
 
 async def test_an_empty_log_folds_to_nothing() -> None:
     assert (await fold(MemoryLog(), "p", 0)).messages == 0
+
+
+def test_workers_are_shown_with_the_names_they_were_given() -> None:
+    worker = WorkerView("w2", "ready", True, 1.5, 2**31, ["process"], "0.1", 1, 2, 3, 0, name="the big one " * 9)
+    row = dict(zip(HEADS, worker_row(worker, 0.0), strict=True))
+    assert row["NAME"].startswith("the big one")
+    assert len(row["NAME"]) == 40
+    assert (row["WORKER"], row["STATE"], row["CPUS"], row["MEMORY"]) == ("w2", "drained", "1.5", "2 GiB")

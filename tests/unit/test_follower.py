@@ -76,3 +76,32 @@ async def test_it_is_due_after_enough_events_however_many_messages_hold_them(tmp
         assert started
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_what_the_last_snapshots_hold_already_does_not_count(tmp_path: Path) -> None:
+    started: list[int] = []
+    done = asyncio.Event()
+
+    class Counted(Snapshotter):
+        async def follow(self) -> int:
+            started.append(1)
+            await done.wait()
+            return 100
+
+    snapshotter = Counted(tmp_path, every=1000)
+    task = asyncio.create_task(snapshotter.run())
+
+    async def folded(first: int, last: int) -> int:
+        for position in range(first, last + 1):
+            snapshotter.committed(position, 200)
+            for _ in range(5):
+                await asyncio.sleep(0)
+        return len(started)
+
+    assert await folded(1, 20) == 1
+    done.set()
+    assert await folded(21, 100) == 1, "a start that folds the whole log"
+    assert await folded(101, 104) == 1
+    assert await folded(105, 106) == 2
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -65,7 +65,7 @@ class TestOrders:
         ("more", "why"),
         [
             ({"cpus_milli": 2001}, "needs 2.001 CPUs"),
-            ({"memory_bytes": 1001}, "1001 bytes of memory"),
+            ({"memory_bytes": 1001}, "1001 B of memory"),
             ({"kind": "container"}, "cannot run kind 'container'"),
         ],
     )

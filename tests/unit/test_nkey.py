@@ -9,6 +9,7 @@ def test_a_worker_id_follows_from_its_public_key() -> None:
     public_key = nkey.public_of(nkey.new_user_seed())
     worker_id = nkey.worker_id_of(public_key)
     assert worker_id == nkey.worker_id_of(public_key)
+    assert worker_id != nkey.worker_id_of(nkey.public_of(nkey.new_user_seed()))
     assert len(worker_id) == 13
     assert worker_id[0] == "w"
     assert set(worker_id[1:]) <= set("abcdefghijklmnopqrstuvwxyz234567")

@@ -5,8 +5,8 @@ import pytest
 from events.base import expand, size_of
 from events.job import Retries
 from events.protocol import AHEAD_MAX
-from services.pool.plan import LEASES_PER_PLACE_MAX, TASKS_PER_PLACE_MAX, Room, has_room
-from services.pool.state import load, save
+from services.pool.plan import LEASES_PER_PLACE_MAX, TASKS_PER_PLACE_MAX, Room, is_free, may_take
+from services.pool.state import ShapeKey, load, save
 from tests.pool_support import GIB, Story, ended, place, report
 
 NOW = Retries(exit=9, lost=9, backoff_ms=0)
@@ -158,6 +158,15 @@ def test_never_twice_in_a_row_on_one_machine_if_there_is_another() -> None:
     assert story.leases("w2") == [("j1", [0, 0], 3, 2)]
 
 
+def test_a_task_that_was_given_back_unstarted_may_go_to_the_same_machine() -> None:
+    story = Story().worker("w1").worker("w2").job("j1", 2, retries=NOW)
+    lease = story.lease("w1")
+    story.when(report(1, ended(lease, "j1", [0, 0], "returned"), ended(lease, "j1", [1, 1], code=1)))
+    assert story.leases("w1") == [("j1", [0, 0], 2, 2)]
+    assert story.leases("w1") == []
+    assert story.leases("w2") == [("j1", [1, 1], 3, 2)]
+
+
 def test_on_the_same_machine_again_if_there_is_no_other() -> None:
     story = Story().worker("w1").worker("w2", cpus=0.5).worker("w3").worker("w4", kinds=("noop",))
     story.drain(True, "w3")
@@ -186,31 +195,69 @@ def test_a_machine_is_not_given_more_after_it_shrank() -> None:
     assert story.leases() == [("j1", [4, 4], 2, 1)]
 
 
-def test_room_is_what_is_free() -> None:
+def test_a_worker_is_free_while_it_has_cpus_left() -> None:
     story = Story().worker(cpus=2).job("j1", 3)
     machine = story.state.workers["w1"]
-    assert has_room(machine, 0)
+    assert is_free(machine, 0)
     story.lease()
-    assert not has_room(machine, 0)
-    assert has_room(machine, 1)
+    assert not is_free(machine, 0)
+    assert is_free(machine, 1)
     story.drain(True)
-    assert not has_room(machine, 1)
+    assert not is_free(machine, 1)
+
+
+def test_a_look_is_worth_it_when_something_fits() -> None:
+    story = Story().worker(cpus=2).job("j1", cpus_milli=1500)
+    machine = story.state.workers["w1"]
+    assert may_take(story.state, machine, -1, 0)
+    assert not may_take(story.state, machine, 0, 0)
+    story.lease()
+    story.job("j2", cpus_milli=1500)
+    assert not may_take(story.state, machine, -1, 0)
+    assert may_take(story.state, machine, -1, 1)
+
+
+def test_tasks_that_need_no_cpu_do_not_wait_behind_a_full_machine() -> None:
+    story = Story().worker(cpus=2, memory=4 * GIB).job("j1", 9)
+    story.lease()
+    machine = story.state.workers["w1"]
+    assert not may_take(story.state, machine, -1, 0)
+    story.job("j2", 2, kind="noop", cpus_milli=0).job("j3", kind="noop", cpus_milli=0, memory_bytes=8 * GIB)
+    assert may_take(story.state, machine, -1, 0)
+    assert jobs(story) == ["j2", "j2"]
 
 
 def test_what_waits_costs_nothing_when_it_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     story = Story().large().worker(cpus=2)
     for n in range(500):
         story.job(f"j{n}").job(f"k{n}", cpus_milli=2000, priority=1 + n % 9)
-    looked: list[int] = []
-    fits = Room.fits
-
-    def counted(room: Room, cpus: int, memory: int) -> int:
-        looked.append(cpus)
-        return fits(room, cpus, memory)
-
-    monkeypatch.setattr(Room, "fits", counted)
+    looked = counted(monkeypatch)
     assert jobs(story)
-    assert len(looked) < 50
+    assert len(looked) < 100
+
+
+def test_a_thousand_sizes_cost_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    story = Story().large().worker(cpus=8, memory=8 * GIB)
+    for n in range(1000):
+        story.job(f"j{n}", cpus_milli=4096 + n)
+        story.job(f"k{n}", memory_bytes=4 * GIB + n, priority=1 + n % 9)
+    story.leases()
+    looked = counted(monkeypatch)
+    assert story.leases() == []
+    assert len(looked) < 100
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[ShapeKey]:
+    """From now on: the shapes, or classes of them, that were looked at."""
+    looked: list[ShapeKey] = []
+    takes = Room.takes
+
+    def counting(room: Room, shape: ShapeKey) -> bool:
+        looked.append(shape)
+        return takes(room, shape)
+
+    monkeypatch.setattr(Room, "takes", counting)
+    return looked
 
 
 def test_a_large_job_that_came_first_does_not_hold_up_small_ones_of_its_priority() -> None:

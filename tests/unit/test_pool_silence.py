@@ -14,6 +14,7 @@ from events.worker import (
     WorkerUnreachable,
 )
 from services.pool.commands import DrainWorker, Heard
+from services.pool.state import ASKS_KEPT, load, save
 from services.pool.worker import stale_leases
 from tests.pool_support import Story, ended, greet, place, report, submit, tags
 
@@ -204,6 +205,26 @@ def test_a_drained_worker_finishes_and_gets_nothing_new() -> None:
     assert story.when(place()) == []
     assert story.drain(False) == [WorkerUndrained("w1")]
     assert len(story.leases()) == 1
+
+
+def test_a_request_that_arrives_again_late_is_done_once() -> None:
+    story = Story().worker()
+    drain, undrain = DrainWorker("w1", True, "a1"), DrainWorker("w1", False, "a2")
+    assert story.when(drain) == [WorkerDrained("w1", ask="a1")]
+    assert story.when(undrain) == [WorkerUndrained("w1", "a2")]
+    assert story.when(drain) == []
+    story.state = load(save(story.state))
+    assert story.when(drain) == []
+    assert not story.state.workers["w1"].drained
+    assert story.when(DrainWorker("w1", True, "a3")) == [WorkerDrained("w1", ask="a3")]
+    assert story.when(undrain) == []
+
+
+def test_only_the_last_requests_are_remembered() -> None:
+    story = Story().worker()
+    for n in range(ASKS_KEPT + 2):
+        story.when(DrainWorker("w1", n % 2 == 0, f"a{n}"))
+    assert story.state.workers["w1"].asked == [f"a{n}" for n in range(2, ASKS_KEPT + 2)]
 
 
 def test_draining_is_an_order_with_a_number() -> None:

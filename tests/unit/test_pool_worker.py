@@ -10,6 +10,8 @@ from events.worker import (
     WorkerRegistered,
     WorkerReported,
 )
+from services.pool.commands import Greet
+from services.pool.state import load, save
 from tests.pool_support import GIB, ONCE, Story, ended, greet, report, started, tags
 
 
@@ -67,6 +69,29 @@ def test_a_superseded_session_is_refused() -> None:
     story = Story().worker(session="s1").worker(session="s2")
     assert story.refuses(report(1)).code == "superseded"
     assert story.refuses(greet(session="s1")).code == "superseded"
+
+
+def test_a_late_hello_of_an_agent_that_started_earlier_does_not_supersede() -> None:
+    story = Story().worker(session="s1", since_boot_ms=1000).worker(session="s3", since_boot_ms=3000).job("j1", 4)
+    lease = story.lease()
+    assert story.refuses(greet(session="s2", since_boot_ms=2000)).code == "superseded"
+    assert story.when(greet(session="s3", since_boot_ms=3000, holding=[(lease, "j1", [0, 3])])) == []
+    assert tags(story.when(greet(session="s4", since_boot_ms=3001)))[0] == "WorkerRegistered"
+
+
+@pytest.mark.parametrize(("boot", "since_boot_ms"), [("boot", 0), ("another boot", 10)])
+def test_sessions_that_cannot_be_compared_supersede_as_they_come(boot: str, since_boot_ms: int) -> None:
+    story = Story().worker(session="s1", since_boot_ms=1000)
+    hello = Hello(boot, Capacity(4000, GIB), "1", "n", since_boot_ms=since_boot_ms)
+    assert tags(story.when(Greet("w1", "s2", hello)))[0] == "WorkerRegistered"
+    assert story.refuses(greet(session="s1", since_boot_ms=1000)).code == "superseded"
+
+
+def test_the_order_of_sessions_is_known_after_a_restart() -> None:
+    story = Story().worker(session="s1", since_boot_ms=1000)
+    again = Story()
+    again.state = load(save(story.state))
+    assert again.refuses(greet(session="s0", since_boot_ms=500)).code == "superseded"
 
 
 def test_an_unknown_session_is_refused() -> None:

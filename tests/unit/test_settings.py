@@ -34,6 +34,13 @@ def test_texts_of_the_environment_become_what_they_mean(tmp_path: Path) -> None:
         ('nats_url = "nats://x"', "`nats_url` needs `nats_seed_file`"),
         ("nats_replicas = 2", "`nats_replicas` is 2; use 1, 3 or 5"),
         ("nats_replicas = 3", "needs an external cluster"),
+        ('tls_cert_file = "a.pem"', "`tls_cert_file` and `tls_key_file` belong together"),
+        ('tls_ca_file = "a.pem"', "`tls_ca_file` goes with them"),
+        ('trusted_proxies = ["proxy"]', "`trusted_proxies` has 'proxy'; use addresses or networks"),
+        ('cors_origins = ["*"]', r"`cors_origins` has '\*'; use origins"),
+        ('cors_origins = ["https://h/path"]', "`cors_origins` has"),
+        ('nats_public_url = "nats://h:4222"', "`nats_public_url` has 'nats://h:4222'; use tls://"),
+        ("nats_websocket_port = 70000", "`nats_websocket_port` is 70000"),
         ("disk_min_bytes = -1", "`disk_min_bytes` is -1"),
         ("port = ", "cannot be read"),
     ],
@@ -44,9 +51,15 @@ def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, said: str) ->
         load(tmp_path, {})
 
 
+def test_lists_of_the_environment_have_commas_between(tmp_path: Path) -> None:
+    settings = load(tmp_path, {"HIVE_CORS_ORIGINS": "https://a, https://b:8", "HIVE_TRUSTED_PROXIES": "10.0.0.0/8"})
+    assert settings.cors_origins == ["https://a", "https://b:8"]
+    assert settings.trusted_proxies == ["10.0.0.0/8"]
+    assert load(tmp_path, {"HIVE_CORS_ORIGINS": ""}).cors_origins == []
+
+
 def test_a_slip_in_the_environment_is_named_and_other_names_are_left_alone(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="HIVE_PROT in the environment is not a setting; did you mean HIVE_PORT"):
         load(tmp_path, {"HIVE_PROT": "1"})
-    load(
-        tmp_path, {"HIVE_URL": "http://x", "HIVE_KEY": "k", "HIVE_DATA": "/d", "HIVE_TASK_INDEX": "3", "HIVE_JOB": "j"}
-    )
+    others = {"HIVE_URL": "http://x", "HIVE_KEY": "k", "HIVE_DATA": "/d", "HIVE_TASK_INDEX": "3", "HIVE_JOB": "j"}
+    assert load(tmp_path, others) == Settings()

@@ -5,11 +5,13 @@ import pytest
 
 from events.spec import BadSpec, Input, JobSpec
 from infra.sealing import Sealer
+from tests.web_support import OneKey
 from web.problems import Failed, failed_of
 from web.refs import JOB_ID, resolve
 from web.submit import build, new_ids, parse, place_alone, place_in_list
 
 SEALER = Sealer(b"k" * 32)
+KEYS = OneKey(SEALER)
 
 
 def spec(**fields: object) -> JobSpec:
@@ -19,7 +21,7 @@ def spec(**fields: object) -> JobSpec:
 def problem(body: bytes) -> tuple[int, str, str]:
     with pytest.raises((Failed, BadSpec)) as caught:
         specs, place = parse(body)
-        build(specs, place, "", SEALER)
+        build(specs, place, "u1", "", KEYS)
     found = failed_of(caught.value).problem
     return found.status, found.field, found.detail
 
@@ -32,6 +34,7 @@ def test_a_single_job_and_a_list_name_their_fields_differently() -> None:
 @pytest.mark.parametrize(
     ("body", "status", "field"),
     [
+        (b"", 400, ""),
         (b"{", 400, ""),
         (b"[]", 422, "jobs"),
         (b'[{"command":"x"}]', 400, "jobs[0].command"),
@@ -50,6 +53,13 @@ def test_what_is_wrong_is_named(body: bytes, status: int, field: str) -> None:
     assert problem(body)[:2] == (status, field)
 
 
+@pytest.mark.parametrize(("body", "remedy"), [(b"", "send a job"), (b"[]", "put a job into the list")])
+def test_no_job_at_all_is_refused_with_what_to_send(body: bytes, remedy: str) -> None:
+    with pytest.raises(Failed) as caught:
+        parse(body)
+    assert caught.value.problem.remedy.startswith(remedy)
+
+
 def test_more_than_a_thousand_jobs_are_refused() -> None:
     status, field, detail = problem(msgspec.json.encode([spec()] * 1001))
     assert (status, field) == (422, "jobs")
@@ -57,7 +67,7 @@ def test_more_than_a_thousand_jobs_are_refused() -> None:
 
 
 def test_refs_become_ids_and_what_is_waited_for_comes_first() -> None:
-    ids = new_ids(3, "key")
+    ids = new_ids(3, "u1", "key")
     specs = [spec(after=["b", ids[2]]), spec(ref="b", after=["c"]), spec(ref="c")]
     resolved, order = resolve(specs, ids, place_in_list)
     assert resolved[0].after == [ids[1], ids[2]]
@@ -67,7 +77,7 @@ def test_refs_become_ids_and_what_is_waited_for_comes_first() -> None:
 
 
 def test_a_job_waits_for_those_whose_results_it_takes() -> None:
-    ids = new_ids(2, "key")
+    ids = new_ids(2, "u1", "key")
     specs = [spec(ref="make"), spec(inputs=[Input("in", job="make"), Input("more", job=ids[0])])]
     resolved, _ = resolve(specs, ids, place_in_list)
     assert resolved[1].after == [ids[0]]
@@ -94,28 +104,29 @@ def test_a_job_waits_for_those_whose_results_it_takes() -> None:
 )
 def test_refs_that_cannot_be(specs: list[JobSpec], field: str, says: str) -> None:
     with pytest.raises(BadSpec) as caught:
-        resolve(specs, new_ids(len(specs), "key"), place_in_list)
+        resolve(specs, new_ids(len(specs), "u1", "key"), place_in_list)
     assert caught.value.field == field
     assert says in caught.value.detail
 
 
 def test_a_chain_as_long_as_a_request_may_be() -> None:
     specs = [spec(ref=f"r{n}", after=[f"r{n + 1}"] if n < 999 else []) for n in range(1000)]
-    _, order = resolve(specs, new_ids(1000, "key"), place_in_list)
+    _, order = resolve(specs, new_ids(1000, "u1", "key"), place_in_list)
     assert order == list(reversed(range(1000)))
 
 
 def test_ids_are_always_the_same_under_a_key_and_never_without() -> None:
-    assert new_ids(3, "a") == new_ids(3, "a")
-    assert new_ids(2, "a") == new_ids(3, "a")[:2]
-    assert not set(new_ids(3, "a")) & set(new_ids(3, "b"))
-    assert len({*new_ids(100, ""), *new_ids(100, "")}) == 200
-    assert all(JOB_ID.match(one) for one in (*new_ids(20, ""), *new_ids(20, "k")))
+    assert new_ids(3, "u1", "a") == new_ids(3, "u1", "a")
+    assert new_ids(2, "u1", "a") == new_ids(3, "u1", "a")[:2]
+    assert not set(new_ids(3, "u1", "a")) & set(new_ids(3, "u1", "b"))
+    assert not set(new_ids(3, "u1", "a")) & set(new_ids(3, "u2", "a")), "a key is its owner's alone"
+    assert len({*new_ids(100, "u1", ""), *new_ids(100, "u1", "")}) == 200
+    assert all(JOB_ID.match(one) for one in (*new_ids(20, "u1", ""), *new_ids(20, "u1", "k")))
 
 
 def test_under_a_key_a_body_is_known_by_the_whole_request() -> None:
     def digests(specs: list[JobSpec], key: str) -> list[str]:
-        return [one.fact.digest for one in build(specs, place_in_list, key, SEALER).commands]
+        return [one.fact.digest for one in build(specs, place_in_list, "u1", key, KEYS).commands]
 
     first, second = spec(name="a"), spec(name="b")
     assert digests([first, second], "k") == digests([first, second], "k")
@@ -126,7 +137,7 @@ def test_under_a_key_a_body_is_known_by_the_whole_request() -> None:
 
 def test_the_text_is_sealed_and_the_rest_is_in_clear() -> None:
     asked = spec(name="secret", cpus=0.5, memory=7, time_limit=1.5, priority=9, count=3)
-    fact = build([asked], place_alone, "", SEALER).commands[0].fact
+    fact = build([asked], place_alone, "u1", "", KEYS).commands[0].fact
     assert (fact.cpus_milli, fact.memory_bytes, fact.time_limit_ms, fact.priority, fact.count) == (500, 7, 1500, 9, 3)
     assert b"secret" not in fact.text.data
     assert b'"secret"' in SEALER.open(fact.text)

@@ -10,8 +10,8 @@ from events.base import Sealed
 from events.catalog import MESSAGE_BYTES_MAX
 from events.job import JobSubmitted
 from events.log import MemoryLog
+from services.hosting import NewerFormat
 from services.pool.commands import Submit
-from services.pool.model import NewerFormat
 from tests.pool_support import T0, normal, submit
 from tests.writer_support import (
     SUBJECT,
@@ -21,22 +21,6 @@ from tests.writer_support import (
     messages,
     running,
 )
-
-
-@pytest.fixture
-def log() -> MemoryLog:
-    return MemoryLog()
-
-
-@pytest.fixture
-def a(log: MemoryLog) -> Plane:
-    return Plane(log, "a")
-
-
-@pytest.fixture
-def b(log: MemoryLog) -> Plane:
-    return Plane(log, "b")
-
 
 # Sizes
 

@@ -2,7 +2,7 @@
 
 from events.spec import Each, Input, JobSpec, RetrySpec
 from web.client.async_client import AsyncHive
-from web.client.errors import Broken, HiveError, JobFailed, NotFound, Refused, Unauthorized, Unavailable
+from web.client.errors import Broken, HiveError, JobFailed, NotFound, Refused, Unauthorized, Unavailable, Untrusted
 from web.client.sync_client import Hive
 from web.client.types import Job, JobResult, Piece
 
@@ -23,4 +23,5 @@ __all__ = [
     "RetrySpec",
     "Unauthorized",
     "Unavailable",
+    "Untrusted",
 ]

@@ -3,20 +3,35 @@
 import asyncio
 import base64
 import secrets
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self, Unpack, overload
 
 from events.base import Digest, WorkerId
-from events.job import Kind
 from events.spec import Input, JobSpec
-from projections.rows import JobState, TaskState
+from infra.folder import Folder
+from infra.tls import Trust
+from projections.rows import TaskState
 from web import schema
 from web.client import address, batch, codec, files, streams
+from web.client.access import AsyncAccess
 from web.client.errors import JobFailed, Refused
-from web.client.fields import Command, Fields, Item, Source, Stream, each_of, spec_of
+from web.client.fields import (
+    Command,
+    EventsWanted,
+    Fields,
+    Item,
+    JobsWanted,
+    Source,
+    Stream,
+    each_of,
+    events_query,
+    jobs_query,
+    spec_of,
+)
 from web.client.finished import Finished
 from web.client.http import TRY_S_MAX, Http, Query
+from web.client.people import AsyncPeople
 from web.client.types import AnyJob, Job, JobResult, Piece, id_of
 
 OUTPUTS_MAX = 16
@@ -29,15 +44,21 @@ class AsyncHive:
     Without arguments it finds the hive by HIVE_URL and HIVE_KEY, else the one that runs in the data folder. While the
     hive is away everything is tried again, for `try_s` seconds at most (questions for 10, the very first contact for 2);
     then Unavailable is raised. Errors are HiveErrors.
+
+    With https:// it trusts, without a `trust` of its own, the authority in HIVE_CA (a file), the one whose fingerprint is
+    behind `#` in the URL or in HIVE_CA_SHA256, that of the data folder for the hive there, else those of the system.
     """
 
-    def __init__(self, url: str = "", key: str = "", *, try_s: float = TRY_S_MAX) -> None:
+    def __init__(self, url: str = "", key: str = "", *, try_s: float = TRY_S_MAX, trust: Trust | None = None) -> None:
         if not (url and key):
             url, key = address.find(url, key)
-        self.url = url.rstrip("/")
-        self._http = Http(url, key, try_s)
+        self.url, found = address.trust_at(url, Folder.find()) if trust is None else (url.rstrip("/"), trust)
+        self._http = Http(self.url, key, try_s, found)
         self._batcher = batch.Batcher(self._http)
         self._finished = Finished(self._http, self.job)
+        self.access = AsyncAccess(self._ask)
+        self.people = AsyncPeople(self._ask)
+        """Keys, enrolment tokens, identities of workers."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -149,22 +170,9 @@ class AsyncHive:
         query: Query = [] if isinstance(job, str) or not job.position else [("min_position", job.position)]
         return codec.job_of(await self._ask("GET", f"/v1/jobs/{codec.name(id_of(job))}", query))
 
-    async def jobs(
-        self,
-        *,
-        state: Sequence[JobState] | JobState = (),
-        kind: Kind | str = "",
-        name: str = "",
-        labels: Mapping[str, str] | None = None,
-        cursor: str = "",
-        limit: int = schema.LIMIT_DEFAULT,
-    ) -> schema.JobsAnswer:
-        """A page of jobs, newest first; `next` is the cursor of the following page."""
-        states = [state] if isinstance(state, str) else state
-        query: Query = [("state", one) for one in states]
-        query += [("label", f"{key}={value}") for key, value in (labels or {}).items()]
-        query += [(key, value) for key, value in (("kind", kind), ("name", name), ("cursor", cursor)) if value]
-        return codec.jobs_of(await self._ask("GET", "/v1/jobs", [*query, ("limit", str(limit))]))
+    async def jobs(self, **wanted: Unpack[JobsWanted]) -> schema.JobsAnswer:
+        """A page of jobs, newest first (see JobsWanted); `next` is the cursor of the following page."""
+        return codec.jobs_of(await self._ask("GET", "/v1/jobs", jobs_query(**wanted)))
 
     async def tasks(
         self, job: AnyJob, *, state: TaskState | str | None = None, after: int = -1, limit: int = schema.LIMIT_DEFAULT
@@ -216,22 +224,10 @@ class AsyncHive:
             for output in await asyncio.gather(*(self.output(job, index, stream=stream) for index in some)):
                 yield output
 
-    async def events(
-        self,
-        *,
-        start: str = "",
-        since: int | str = 0,
-        types: Sequence[str] = (),
-        job: str = "",
-        entity: str = "",
-        follow: bool = True,
-    ) -> AsyncGenerator[schema.Shown]:
-        """Events from a position or moment on (ms since 1970, or such as `15m`), then as they happen with `follow`."""
-        query: Query = [("type", name) for name in types]
-        known = (("from", start), ("since", str(since or "")), ("job", job), ("entity", entity))
-        query += [(key, value) for key, value in known if value]
-        query.append(("follow", codec.flag(follow)))
-        async for event in streams.follow(self._http, "/v1/events", query, end=None if follow else ""):
+    async def events(self, **wanted: Unpack[EventsWanted]) -> AsyncGenerator[schema.Shown]:
+        """Events from a position or moment on, then as they happen (see EventsWanted)."""
+        end = None if wanted.get("follow", True) else ""
+        async for event in streams.follow(self._http, "/v1/events", events_query(**wanted), end):
             if event.data:
                 for shown in codec.shown_of(event.data):
                     yield shown

@@ -1,4 +1,6 @@
-"""What can go wrong, as one tree: HiveError > Refused (> NotFound), Unauthorized, Unavailable, Broken, JobFailed."""
+"""What can go wrong, as one tree: HiveError > Refused (> NotFound), Unauthorized, Unavailable, Untrusted, Broken,
+JobFailed.
+"""
 
 import msgspec
 
@@ -44,6 +46,10 @@ class Unauthorized(HiveError):
 
 class Unavailable(HiveError):
     """No hive answers there, or a part of it is away, for longer than the client tried."""
+
+
+class Untrusted(HiveError):
+    """Who answers there cannot prove to be the hive that was meant. Nothing was sent to it."""
 
 
 class Broken(HiveError):

@@ -8,6 +8,10 @@ from typing import Any, Literal, TypeAlias, TypedDict
 from events.base import Digest
 from events.job import Kind
 from events.spec import Each, Input, JobSpec, RetrySpec
+from projections.rows import JobState
+from web import schema
+from web.client import codec
+from web.client.http import Query
 from web.client.types import AnyJob, Job, id_of
 
 Command: TypeAlias = str | Sequence[str]
@@ -40,6 +44,66 @@ class Fields(TypedDict, total=False):
     each: Digest
     results: list[str]
     ref: str
+
+
+class JobsWanted(TypedDict, total=False):
+    """Which jobs a page lists: those in one of these states, of a kind, with a name (`*` at its end: any that begins so),
+    with all these labels (value "": any). `cursor`: the `next` of the page before; `limit`: rows, 100 unless told, 1000
+    at most.
+    """
+
+    state: Sequence[JobState] | JobState
+    kind: Kind | str
+    name: str
+    labels: Mapping[str, str] | None
+    cursor: str
+    limit: int
+
+
+class EventsWanted(TypedDict, total=False):
+    """Which events a stream has: from the position `start` or the moment `since` on (ms since 1970, or such as `15m`), of
+    these types, about this job or entity; as they happen unless `follow` is False.
+    """
+
+    start: str
+    since: int | str
+    types: Sequence[str]
+    job: str
+    entity: str
+    follow: bool
+
+
+def jobs_query(
+    *,
+    state: Sequence[JobState] | JobState = (),
+    kind: Kind | str = "",
+    name: str = "",
+    labels: Mapping[str, str] | None = None,
+    cursor: str = "",
+    limit: int = schema.LIMIT_DEFAULT,
+) -> Query:
+    """JobsWanted as the API takes it."""
+    states = [state] if isinstance(state, str) else state
+    query: Query = [("state", one) for one in states]
+    query += [("label", f"{key}={value}") for key, value in (labels or {}).items()]
+    query += [(key, value) for key, value in (("kind", kind), ("name", name), ("cursor", cursor)) if value]
+    return [*query, ("limit", str(limit))]
+
+
+def events_query(
+    *,
+    start: str = "",
+    since: int | str = 0,
+    types: Sequence[str] = (),
+    job: str = "",
+    entity: str = "",
+    follow: bool = True,
+) -> Query:
+    """EventsWanted as the API takes it."""
+    query: Query = [("type", name) for name in types]
+    known = (("from", start), ("since", str(since or "")), ("job", job), ("entity", entity))
+    query += [(key, value) for key, value in known if value]
+    return [*query, ("follow", codec.flag(follow))]
 
 
 def spec_of(command: Command, fields: Fields, inputs: list[Input] | None) -> JobSpec:

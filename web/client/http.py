@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 
 import aiohttp
 
-from web.client.errors import HiveError, Unavailable, of_answer
+from infra.tls import CA_ENV, PIN_ENV, TlsError, Trust, doubt
+from web.client.errors import HiveError, Unavailable, Untrusted, of_answer
 
 TRY_S_MAX = 60.0
 """How long a request is tried again while the hive is away; a submission still counts once."""
@@ -37,19 +38,28 @@ BROKEN = (aiohttp.ClientError, ConnectionError, asyncio.IncompleteReadError, Tim
 class Http:
     """One hive's API, over kept connections."""
 
-    def __init__(self, url: str, key: str, try_s: float) -> None:
+    def __init__(self, url: str, key: str, try_s: float, trust: Trust | None = None) -> None:
         self.url, self.try_s = url.rstrip("/"), try_s
+        self._trust = trust or Trust()
         self.met = False
-        self._headers = {"Authorization": f"Bearer {key}"}
+        self._headers = {"Authorization": f"Bearer {key}"} if key else dict[str, str]()
         self._session: aiohttp.ClientSession | None = None
 
-    @property
-    def session(self) -> aiohttp.ClientSession:
-        """The connections, made when first needed."""
+    async def _opened(self) -> aiohttp.ClientSession:
+        """The connections, made when first needed. Raises Untrusted, or one of BROKEN."""
+        secure = self.url.startswith("https://")
+        if secure and self._trust.pin:
+            try:
+                self._trust = await self._trust.settled(self.url)
+            except TlsError as error:
+                raise Untrusted(str(error)) from error
+            except OSError as error:
+                raise ConnectionError(str(error)) from error
         if self._session is None:
+            context = self._trust.context() if secure else True
             self._session = aiohttp.ClientSession(
                 headers=self._headers,
-                connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, keepalive_timeout=30),
+                connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, keepalive_timeout=30, ssl=context),
                 timeout=aiohttp.ClientTimeout(total=ANSWER_S, sock_connect=CONNECT_S),
                 auto_decompress=False,
             )
@@ -74,7 +84,9 @@ class Http:
         while True:
             try:
                 data = body() if callable(body) else body
-                request = self.session.request(method, self.url + path, params=query, data=data, headers=headers)
+                request = (await self._opened()).request(
+                    method, self.url + path, params=query, data=data, headers=headers
+                )
                 async with request as answer:
                     content = await answer.read()
                     self.met = True
@@ -92,7 +104,9 @@ class Http:
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
         """An answer that goes on for long; one try. Raises HiveError, or one of BROKEN while it is read."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
-        async with self.session.get(self.url + path, params=query, headers=headers, timeout=timeout) as answer:
+        async with (await self._opened()).get(
+            self.url + path, params=query, headers=headers, timeout=timeout
+        ) as answer:
             self.met = True
             if answer.status >= 400:
                 raise of_answer(answer.status, await answer.read())
@@ -121,7 +135,10 @@ class Retry:
         await asyncio.sleep(min(random.uniform(0.5, 1.0) * pause, left))
 
 
-def unreachable(url: str, trouble: BaseException) -> Unavailable:
+def unreachable(url: str, trouble: BaseException) -> HiveError:
     """The error of a connection that failed or broke."""
+    if doubted := doubt(trouble):
+        remedy = f"is it the right address? {CA_ENV} names the file of a hive's authority, {PIN_ENV} its fingerprint"
+        return Untrusted(f"who answers at {url} is not trusted: {doubted}", remedy=remedy)
     why = str(trouble) or type(trouble).__name__
     return Unavailable(f"no hive answers at {url} ({why})", remedy="is it running? `hivectl up` starts one")

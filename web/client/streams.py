@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncGenerator
 
-from web.client.errors import Broken, Unavailable
+from web.client.errors import Broken, Unavailable, of_answer
 from web.client.http import BROKEN, Http, Query, Retry, unreachable
 from web.client.sse import Sse, events
 
@@ -26,6 +26,8 @@ async def follow(http: Http, path: str, query: Query, end: str | None) -> AsyncG
         try:
             async with http.stream(path, query, headers) as answer:
                 async for event in events(answer.content):
+                    if event.event == "problem":
+                        raise of_answer(0, event.data)
                     yield event
                     last = event.id or last
                     if end and event.event == end:
@@ -36,7 +38,8 @@ async def follow(http: Http, path: str, query: Query, end: str | None) -> AsyncG
         except BROKEN as trouble:
             away = unreachable(http.url, trouble)
         except Unavailable as error:
-            away = error
+            # Said by the hive, perhaps after a while: that while was not a good one.
+            away, began = error, time.monotonic()
         except ValueError as error:
             raise Broken(str(error)) from error
         if last != before or time.monotonic() - began > LIVED_S:

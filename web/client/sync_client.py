@@ -2,17 +2,17 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack, overload
 
 from events.base import Digest, WorkerId
-from events.job import Kind
 from events.spec import JobSpec
-from projections.rows import JobState, TaskState
+from infra.tls import Trust
+from projections.rows import TaskState
 from web import schema
 from web.client.async_client import AsyncHive
-from web.client.fields import Command, Fields, Item, Stream
+from web.client.fields import Command, EventsWanted, Fields, Item, JobsWanted, Stream
 from web.client.http import TRY_S_MAX
 from web.client.types import AnyJob, Job, JobResult, Piece
 
@@ -23,8 +23,8 @@ CLOSE_S = 5.0
 class Hive:
     """A hive, over its HTTP API; see AsyncHive, whose methods these are. A context manager (or call `close`)."""
 
-    def __init__(self, url: str = "", key: str = "", *, try_s: float = TRY_S_MAX) -> None:
-        self._hive = AsyncHive(url, key, try_s=try_s)
+    def __init__(self, url: str = "", key: str = "", *, try_s: float = TRY_S_MAX, trust: Trust | None = None) -> None:
+        self._hive = AsyncHive(url, key, try_s=try_s, trust=trust)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="hive-client", daemon=True)
         self._thread.start()
@@ -112,19 +112,9 @@ class Hive:
         """One job as it is now."""
         return self._do(self._hive.job(job))
 
-    def jobs(
-        self,
-        *,
-        state: Sequence[JobState] | JobState = (),
-        kind: Kind | str = "",
-        name: str = "",
-        labels: Mapping[str, str] | None = None,
-        cursor: str = "",
-        limit: int = schema.LIMIT_DEFAULT,
-    ) -> schema.JobsAnswer:
-        """A page of jobs, newest first; `next` is the cursor of the following page."""
-        page = self._hive.jobs(state=state, kind=kind, name=name, labels=labels, cursor=cursor, limit=limit)
-        return self._do(page)
+    def jobs(self, **wanted: Unpack[JobsWanted]) -> schema.JobsAnswer:
+        """A page of jobs, newest first (see JobsWanted); `next` is the cursor of the following page."""
+        return self._do(self._hive.jobs(**wanted))
 
     def tasks(
         self, job: AnyJob, *, state: TaskState | str | None = None, after: int = -1, limit: int = schema.LIMIT_DEFAULT
@@ -156,19 +146,9 @@ class Hive:
         """What each task of the job printed, in order, each once it has ended."""
         return self._each(self._hive.outputs(job, stream=stream))
 
-    def events(
-        self,
-        *,
-        start: str = "",
-        since: int | str = 0,
-        types: Sequence[str] = (),
-        job: str = "",
-        entity: str = "",
-        follow: bool = True,
-    ) -> Generator[schema.Shown]:
-        """Events from a position or moment on (ms since 1970, or such as `15m`), then as they happen with `follow`."""
-        feed = self._hive.events(start=start, since=since, types=types, job=job, entity=entity, follow=follow)
-        return self._each(feed)
+    def events(self, **wanted: Unpack[EventsWanted]) -> Generator[schema.Shown]:
+        """Events from a position or moment on, then as they happen (see EventsWanted)."""
+        return self._each(self._hive.events(**wanted))
 
     # Blobs
 

@@ -220,7 +220,7 @@ export interface TasksLate {
   attempt?: number;
 }
 
-/** A worker's agent opened a session; an older session of this worker ends with it. */
+/** A worker's agent opened a session; an older session of this worker ends with it. `since_boot_ms`: when that agent started, on its machine's clock since boot; 0: not told. */
 export interface WorkerRegistered {
   type: "worker.registered";
   worker: string;
@@ -229,6 +229,8 @@ export interface WorkerRegistered {
   capacity: Capacity;
   /** Default: "" */
   version?: string;
+  /** Default: 0 */
+  since_boot_ms?: number;
 }
 
 /** What a worker offers: thousandths of a CPU, bytes of memory, and the kinds of task it can run. */
@@ -270,24 +272,217 @@ export interface WorkerStopped {
   worker: string;
 }
 
-/** The worker finishes what it has and gets nothing new, until it is undrained. */
+/** The worker finishes what it has and gets nothing new, until it is undrained. `ask`: the request's own id. */
 export interface WorkerDrained {
   type: "worker.drained";
   worker: string;
   /** Default: "operator" */
   by?: "operator" | "worker";
+  /** Default: "" */
+  ask?: string;
 }
 
-/** The worker gets work again. */
+/** The worker gets work again. `ask`: the request's own id. */
 export interface WorkerUndrained {
   type: "worker.undrained";
   worker: string;
+  /** Default: "" */
+  ask?: string;
 }
 
 /** A control plane took the place of this subject's one writer. */
 export interface WriterLed {
   type: "pool.writer_led";
   pool: string;
+  writer: string;
+  /** Default: "" */
+  version?: string;
+}
+
+/** There is a new user. `invite`: by which invitation. */
+export interface UserRegistered {
+  type: "user.registered";
+  user: string;
+  roles: ("admin" | "observer" | "operator" | "owner" | "user")[];
+  /** Default: "" */
+  invite?: string;
+}
+
+/** The user has these roles from now on, and no others. */
+export interface UserRolesSet {
+  type: "user.roles_set";
+  user: string;
+  roles: ("admin" | "observer" | "operator" | "owner" | "user")[];
+}
+
+/** The user's own limits. */
+export interface UserLimitsSet {
+  type: "user.limits_set";
+  user: string;
+  limits: Limits;
+}
+
+/** What one user may have and do at most; 0 stands for the hive's own setting. */
+export interface Limits {
+  /** Default: 0 */
+  requests_per_min?: number;
+  /** Default: 0 */
+  open_jobs?: number;
+  /** Default: 0 */
+  queued_tasks?: number;
+  /** Default: 0 */
+  upload_bytes?: number;
+}
+
+/** The user may do nothing until resumed; keys and sessions stay, and open nothing. */
+export interface UserSuspended {
+  type: "user.suspended";
+  user: string;
+}
+
+/** The user may act again. */
+export interface UserResumed {
+  type: "user.resumed";
+  user: string;
+}
+
+/** Every session that began before this is over. */
+export interface UserSignedOut {
+  type: "user.signed_out";
+  user: string;
+}
+
+/** The user is gone for good: keys open nothing, the data key is destroyed, and what it sealed is unreadable. */
+export interface UserErased {
+  type: "user.erased";
+  user: string;
+}
+
+/** The user did something that only some may do: `action`, on what, and from which address. */
+export interface UserActed {
+  type: "user.acted";
+  user: string;
+  action: string;
+  /** Default: "" */
+  target?: string;
+  /** Default: null */
+  address?: Sealed | null;
+}
+
+/** A user has another API key. It may do what `role` may (all of the user's roles when empty), narrowed to `scopes` when there are any, until `expires_at` (ms since 1970; 0: for good). `prefix` is how it begins, for people. */
+export interface KeyIssued {
+  type: "key.issued";
+  key: string;
+  user: string;
+  digest: string;
+  prefix: string;
+  name: Sealed;
+  /** Default: "" */
+  role?: "admin" | "observer" | "operator" | "owner" | "user" | "";
+  /** Default: [] */
+  scopes?: string[];
+  /** Default: 0 */
+  expires_at?: number;
+  /** Default: "" */
+  replaces?: string;
+}
+
+/** The key ends at `expires_at`: another one took its place. */
+export interface KeyExpirySet {
+  type: "key.expiry_set";
+  key: string;
+  expires_at: number;
+}
+
+/** The key opens nothing any more. */
+export interface KeyRevoked {
+  type: "key.revoked";
+  key: string;
+}
+
+/** Whoever has the text with this digest may register, `uses` times, and gets these roles. */
+export interface InviteIssued {
+  type: "invite.issued";
+  invite: string;
+  by: string;
+  digest: string;
+  roles: ("admin" | "observer" | "operator" | "owner" | "user")[];
+  uses: number;
+  expires_at: number;
+}
+
+/** The invitation is void. */
+export interface InviteRevoked {
+  type: "invite.revoked";
+  invite: string;
+}
+
+/** Whoever has the text with this digest may bring `uses` workers (0: any number) into the pool, for `owner`. */
+export interface EnrolmentIssued {
+  type: "enrolment.issued";
+  enrolment: string;
+  owner: string;
+  digest: string;
+  pool: string;
+  uses: number;
+  expires_at: number;
+  /** Default: null */
+  labels?: Sealed | null;
+}
+
+/** The token brings no more workers in; those that came stay. */
+export interface EnrolmentRevoked {
+  type: "enrolment.revoked";
+  enrolment: string;
+}
+
+/** A machine was taken in: it proved to hold the secret half of `public_key`. */
+export interface WorkerEnrolled {
+  type: "worker.enrolled";
+  worker: string;
+  owner: string;
+  public_key: string;
+  pool: string;
+  /** Default: null */
+  name?: Sealed | null;
+  /** Default: null */
+  labels?: Sealed | null;
+  /** Default: "" */
+  enrolment?: string;
+}
+
+/** The worker has another name. */
+export interface WorkerRenamed {
+  type: "worker.renamed";
+  worker: string;
+  name: Sealed;
+}
+
+/** The worker proves who it is with this key from now on, and with the one before no more. */
+export interface WorkerRekeyed {
+  type: "worker.rekeyed";
+  worker: string;
+  public_key: string;
+}
+
+/** The worker is shut out, and cannot come back with what it has. */
+export interface WorkerBanned {
+  type: "worker.banned";
+  worker: string;
+  /** Default: "operator" */
+  reason?: "operator" | "owner" | "stolen" | "two_machines";
+}
+
+/** The worker is shut out and shown no more. Its key may be enrolled again. */
+export interface WorkerForgotten {
+  type: "worker.forgotten";
+  worker: string;
+}
+
+/** A control plane took the place of the accounts' one writer. */
+export interface AccountsLed {
+  type: "accounts.writer_led";
+  accounts: string;
   writer: string;
   /** Default: "" */
   version?: string;
@@ -336,4 +531,25 @@ export type AnyEvent =
   | WorkerStopped
   | WorkerDrained
   | WorkerUndrained
-  | WriterLed;
+  | WriterLed
+  | UserRegistered
+  | UserRolesSet
+  | UserLimitsSet
+  | UserSuspended
+  | UserResumed
+  | UserSignedOut
+  | UserErased
+  | UserActed
+  | KeyIssued
+  | KeyExpirySet
+  | KeyRevoked
+  | InviteIssued
+  | InviteRevoked
+  | EnrolmentIssued
+  | EnrolmentRevoked
+  | WorkerEnrolled
+  | WorkerRenamed
+  | WorkerRekeyed
+  | WorkerBanned
+  | WorkerForgotten
+  | AccountsLed;

@@ -1,0 +1,1 @@
+"""Who is who: users, roles, keys, invitations, enrolments and the identities of workers. One writer for all of it."""

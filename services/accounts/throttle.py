@@ -1,0 +1,50 @@
+"""How often somebody may be wrong: failures counted by account and by address, in memory, within a window. Pure.
+
+Time is an argument, in seconds. What was counted is forgotten when the window is over, when somebody succeeds, and,
+the oldest first, when too much would be kept.
+"""
+
+import math
+from collections import OrderedDict
+
+WINDOW_S = 300.0
+ACCOUNT_FAILURES_MAX = 10
+ADDRESS_FAILURES_MAX = 50
+"""More than one account's: many people can come from one address."""
+COUNTS_MAX = 50_000
+
+
+class Throttle:
+    """Counts failures. A name is counted until WINDOW_S after its first failure, then from the beginning."""
+
+    def __init__(self, failures_max: int, window_s: float = WINDOW_S) -> None:
+        self._failures_max, self._window_s = failures_max, window_s
+        self._counts: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def wait_s(self, name: str, now: float) -> int:
+        """Seconds until `name` may try again; 0: now."""
+        failures, since = self._counts.get(name, (0, now))
+        if failures < self._failures_max or now - since >= self._window_s:
+            return 0
+        return max(1, math.ceil(since + self._window_s - now))
+
+    def failed(self, name: str, now: float) -> None:
+        """Count a failure. Counted before it is known how a try ends, many at once cannot pass."""
+        failures, since = self._counts.get(name, (0, now))
+        if now - since >= self._window_s:
+            failures, since = 0, now
+        self._counts[name] = (failures + 1, since)
+        if len(self._counts) > COUNTS_MAX:
+            self._counts.popitem(last=False)
+
+    def succeeded(self, name: str) -> None:
+        """Forget the failures of `name`."""
+        self._counts.pop(name, None)
+
+    def took_back(self, name: str) -> None:
+        """One that was counted was none after all."""
+        failures, since = self._counts.get(name, (0, 0.0))
+        if failures > 1:
+            self._counts[name] = (failures - 1, since)
+        else:
+            self._counts.pop(name, None)

@@ -1,0 +1,211 @@
+"""`worker run` and `worker join`: an agent on this machine, until Ctrl-C."""
+
+import asyncio
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from infra.tls import Trust, split_pin
+from services.cli.context import Context, command
+from services.cli.failure import Exit, Failure
+from services.cli.options import SIZE
+from web.schema import EnrolAnswer
+
+if TYPE_CHECKING:
+    from worker.identity import Identity
+
+TOKEN_ENV = "HIVE_TOKEN"
+
+
+class Enrolment(msgspec.Struct, frozen=True):
+    """What enrolling told the worker, where it enrolled, and whom it trusts there from then on."""
+
+    url: str
+    answer: EnrolAnswer
+    trust: Trust = Trust()
+
+
+_enrolment_of = msgspec.json.Decoder(Enrolment).decode
+
+
+def _options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What both commands take."""
+    folder = click.Path(file_okay=False, path_type=Path)
+    for option in (
+        click.option("--memory", type=SIZE, help="Memory to offer, such as 8GiB [nearly all]."),
+        click.option("--cpus", type=click.FloatRange(0.001), help="CPUs to offer [all]."),
+        click.option("--state", type=folder, help="Folder for its key, cache and spool."),
+        click.option("--name", default=socket.gethostname, show_default="this machine's name", help="For people."),
+    ):
+        function = option(function)
+    return function
+
+
+@command("run", listing=False)
+@_options
+def run(context: Context, name: str, state: Path | None, cpus: float | None, memory: int | None) -> int:
+    """Run a worker here until Ctrl-C.
+
+    Ctrl-C once finishes what runs, twice stops now. The worker makes a key of its own in its state folder, and enrols
+    with it, as yours: the API key is needed for that alone. On other people's machines use `worker join`.
+    """
+    folder, me = _prepare(context, name, state)
+    enrolled = asyncio.run(_enrol(context, folder, me.public_key, name))
+    return _work(context, folder, me, enrolled, name, cpus, memory)
+
+
+@command("join", listing=False)
+@click.argument("hive", metavar="URL")
+@click.argument("token", required=False)
+@_options
+def join(
+    context: Context,
+    hive: str,
+    token: str | None,
+    name: str,
+    state: Path | None,
+    cpus: float | None,
+    memory: int | None,
+) -> int:
+    """Bring this machine into the hive at URL with an enrolment TOKEN, and run a worker here until Ctrl-C.
+
+    Who looks after the hive makes tokens with `hivectl worker token create`. Once it has joined, the token is not needed
+    any more: `hivectl worker join URL` runs it again. The token may also be given in HIVE_TOKEN, where other users of
+    this machine cannot see it.
+
+    With https:// it is the hive's authority that has the fingerprint in the token, or behind `#` in the URL, or it is not
+    the hive: then nothing is sent. What it is trusted by is kept beside the worker's key.
+    """
+    url, pin = split_pin(hive)
+    if not url.startswith(("http://", "https://")):
+        raise Failure(f"{hive!r} is not the address of a hive", "write it like https://hive.example.org", Exit.USAGE)
+    folder, me = _prepare(context, name, state)
+    given = token or os.environ.pop(TOKEN_ENV, "")
+    enrolled = asyncio.run(_join(folder, me, url, pin, given, name))
+    return _work(context, folder, me, enrolled, name, cpus, memory)
+
+
+def _prepare(context: Context, name: str, state: Path | None) -> "tuple[Path, Identity]":
+    context.serving = True
+    from infra.logging import configure
+    from worker import identity
+
+    configure(json=not sys.stderr.isatty(), level="debug" if context.debug else "warning")
+    folder = (state or context.folder().path("workers", _folder_name(name))).absolute()
+    return folder, identity.load_or_create(folder)
+
+
+def _work(
+    context: Context,
+    folder: Path,
+    me: "Identity",
+    enrolled: Enrolment,
+    name: str,
+    cpus: float | None,
+    memory: int | None,
+) -> int:
+    from services.version import VERSION
+    from worker import agent, identity
+
+    for secret in ("HIVE_KEY", TOKEN_ENV):
+        os.environ.pop(secret, None)  # no task may find it
+    url, told = enrolled.url, enrolled.answer
+    context.output.note(f"worker {told.worker} ({name}) joins pool {told.pool} at {url}")
+    options = agent.AgentOptions(
+        state=folder,
+        worker=told.worker,
+        pool=told.pool,
+        nats_url=told.nats_url,
+        nats_trust=Trust(told.nats_ca),
+        api_url=url,
+        api_trust=enrolled.trust,
+        seed=me.seed_path,
+        cpus=cpus or 0.0,
+        memory_bytes=memory or 0,
+        version=VERSION,
+    )
+    try:
+        return agent.run(options)
+    except identity.StateInUse as error:
+        raise Failure(str(error)) from error
+
+
+def _folder_name(name: str) -> str:
+    """A name for people as that of a folder."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[:100] or "worker"
+
+
+def _kept(folder: Path) -> Enrolment | None:
+    """What an earlier enrolment told, if there was one."""
+    try:
+        return _enrolment_of((folder / "enrolment.json").read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _keep(folder: Path, enrolled: Enrolment) -> None:
+    from infra.folder import write_atomic
+
+    write_atomic(folder / "enrolment.json", msgspec.json.encode(enrolled))
+
+
+async def _enrol(context: Context, folder: Path, public_key: str, name: str) -> Enrolment:
+    """Have the hive take this worker in. While it is away, what it answered last time holds."""
+    from web.client import Unavailable
+
+    try:
+        url, _, trust = context.address()
+        async with context.client() as client:
+            answer = await client.enrol(public_key, name)
+            enrolled = Enrolment(url, answer, await trust.settled(url))
+    except (Failure, Unavailable, OSError) as error:
+        # Also for want of a key: one that is enrolled needs none, and the hive may just be starting.
+        if (known := _kept(folder)) is None:
+            raise
+        context.output.note(f"not enrolled again ({error}); going on as enrolled at {known.url} before")
+        return known
+    _keep(folder, enrolled)
+    return enrolled
+
+
+async def _join(folder: Path, me: "Identity", url: str, pin: str, token: str, name: str) -> Enrolment:
+    """Join with the token; without one, as joined before. Nothing is sent to who does not show the right authority."""
+    from infra.nkey import Signer
+    from web.client.access import join as join_
+
+    known = _kept(folder)
+    if not token:
+        if known is None or known.url != url:
+            raise Failure(
+                f"this machine has not joined {url} yet, and no token was given",
+                "have one made with `hivectl worker token create`", Exit.USAGE,
+            )  # fmt: skip
+        return known
+    trust = await _trusted(url, pin, token)
+    signer = Signer(me.seed_path.read_text())
+    answer = await join_(url, token, me.public_key, signer.sign, name, trust)
+    _keep(folder, enrolled := Enrolment(url, answer, trust))
+    return enrolled
+
+
+async def _trusted(url: str, pin: str, token: str) -> Trust:
+    """Whom to trust at `url`: the authority with this fingerprint, or that in the token, or as the environment says."""
+    from infra.tls import asked_for, check_private, pin_of
+    from services.accounts.keys import pin_in
+
+    check_private(url)
+    said = pin_of(pin_in(token)) if pin_in(token) else ""
+    if said and not url.startswith("https://"):
+        raise Failure(f"the token is for a hive with TLS, and {url} has none", "write https://", Exit.USAGE)
+    ca, asked = ("", "") if pin or said else asked_for()
+    try:
+        return await Trust(ca, pin=pin or said or asked).settled(url)
+    except OSError as error:
+        raise Failure(f"no hive answers at {url} ({error})", "is it running?", Exit.UNAVAILABLE) from error

@@ -1,0 +1,102 @@
+"""Hands workers their NATS JWTs: to whoever proves to have the key of a worker that is known.
+
+A request is good once and for ten minutes at most (see `infra.renewal`). What is remembered against replays is bounded:
+only what a known worker signed counts, and of each only so much within that time.
+"""
+
+import base64
+import binascii
+import time
+from collections.abc import Awaitable, Callable
+
+from events.base import WorkerId
+from infra import nats_jwt
+from infra.nkey import BadKey, verify
+from infra.renewal import (
+    NOT_ENROLLED,
+    REPLAYED,
+    SKEW_MS_MAX,
+    STALE,
+    TOO_MANY,
+    CredentialAnswer,
+    CredentialBody,
+    signed_text,
+)
+
+ASKED_MAX = 20
+"""How often one worker may ask within the window."""
+WINDOW_MS = 2 * SKEW_MS_MAX
+"""For so long a request can be sent again before it is stale."""
+SWEEP_MS = 60_000
+
+
+class CredentialRefused(Exception):
+    """No JWT for this request. `code`: one of `infra.renewal`'s; `now`: the platform's time in unix ms."""
+
+    def __init__(self, code: str, detail: str, now: int, remedy: str) -> None:
+        super().__init__(detail)
+        self.code, self.detail, self.now, self.remedy = code, detail, now, remedy
+
+
+class CredentialDesk:
+    """Answers requests. `mint(worker, public_key)` gives a JWT, "" when no worker of this id has this key or it may not
+    connect. `clock`: unix ms.
+    """
+
+    def __init__(
+        self,
+        mint: Callable[[WorkerId, str], Awaitable[str]],
+        clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._mint, self._clock = mint, clock
+        self._seen: dict[WorkerId, dict[str, int]] = {}
+        self._swept = 0
+
+    async def issue(self, asked: CredentialBody) -> CredentialAnswer:
+        """A new JWT. Raises CredentialRefused."""
+        now = self._clock()
+        if not _is_signed(asked):
+            raise CredentialRefused(
+                NOT_ENROLLED, "the signature is not that of this public key over this request", now,
+                "sign `hive.credential.<worker>.<at>.<nonce>` with the worker's nkey",
+            )  # fmt: skip
+        if abs(now - asked.at) > SKEW_MS_MAX:
+            detail = f"the request says it was made {abs(now - asked.at) / 1000:.0f} s from now"
+            raise CredentialRefused(STALE, detail, now, "make it again, with the time that this answer tells")
+        if asked.nonce in self._seen.get(asked.worker, ()):
+            raise CredentialRefused(REPLAYED, "this request was answered before", now, "make another, with a new nonce")
+        jwt = await self._mint(asked.worker, asked.public_key)
+        if not jwt:
+            raise CredentialRefused(
+                NOT_ENROLLED, f"no worker {asked.worker} with this key may connect here", now,
+                "enrol it (`hivectl worker run`), or ask who runs this hive",
+            )  # fmt: skip
+        self._remember(asked, now)
+        return CredentialAnswer(jwt, nats_jwt.read_user(jwt).exp * 1000, now)
+
+    def _remember(self, asked: CredentialBody, now: int) -> None:
+        """Take the request's nonce out of use. Raises CredentialRefused when its worker asked too often."""
+        if now - self._swept > SWEEP_MS:
+            self._swept = now
+            self._seen = {worker: kept for worker, seen in self._seen.items() if (kept := _fresh(seen, now))}
+        seen = self._seen.setdefault(asked.worker, {})
+        if len(seen) >= ASKED_MAX:
+            seen = self._seen[asked.worker] = _fresh(seen, now)
+        if len(seen) >= ASKED_MAX:
+            detail = f"{asked.worker} asked {ASKED_MAX} times within {WINDOW_MS // 60_000} minutes"
+            raise CredentialRefused(TOO_MANY, detail, now, "use the JWT that was given, or wait")
+        if asked.nonce in seen:  # the same one, twice at once
+            raise CredentialRefused(REPLAYED, "this request was answered before", now, "make another, with a new nonce")
+        seen[asked.nonce] = now
+
+
+def _fresh(seen: dict[str, int], now: int) -> dict[str, int]:
+    return {nonce: at for nonce, at in seen.items() if now - at <= WINDOW_MS}
+
+
+def _is_signed(asked: CredentialBody) -> bool:
+    try:
+        signature = base64.b64decode(asked.signature, validate=True)
+        return verify(asked.public_key, signed_text(asked.worker, asked.at, asked.nonce), signature)
+    except (BadKey, binascii.Error, ValueError):
+        return False

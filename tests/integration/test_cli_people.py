@@ -1,0 +1,141 @@
+"""hivectl for people: registering, sessions that are kept and refreshed, looking after users, against a served API."""
+
+import asyncio
+import io
+import stat
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from infra.database import Database
+from infra.tls import Trust
+from services.cli import logins
+from services.cli.context import Context
+from services.cli.failure import Exit
+from services.cli.main import run
+from services.cli.output import Mode, Output
+from tests.people_support import OTHER, PASSWORD
+from tests.people_web_support import Served, people_api
+
+
+@pytest.fixture
+async def served(tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Served]:
+    async with people_api(tmp_path / "hive", database) as made:
+        monkeypatch.setenv("HIVE_DATA", str(tmp_path / "none"))
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+        monkeypatch.setenv("HIVE_URL", made.url)
+        monkeypatch.delenv("HIVE_KEY", raising=False)
+        # As the command line is to find its key, once `Context.address` asks for it.
+        real = Context.address
+
+        def address(context: Context) -> tuple[str, str, Trust]:
+            token = logins.token_for(made.url)
+            return (made.url, token, Trust()) if token else real(context)
+
+        monkeypatch.setattr(Context, "address", address)
+        yield made
+
+
+async def hivectl(*words: str, stdin: str = "", mode: Mode = "text", key: str = "") -> tuple[int, str, str]:
+    """Exit code, standard output, standard error; in a thread, as the API is served by this loop."""
+    out, err = io.StringIO(), io.StringIO()
+
+    def work() -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.stdin", io.StringIO(stdin))
+            if key:
+                patch.setenv("HIVE_KEY", key)
+            return run(words, Output(mode, out, err))
+
+    return await asyncio.to_thread(work), out.getvalue(), err.getvalue()
+
+
+async def test_registering_logging_in_and_out(served: Served) -> None:
+    code, _, said = await hivectl(
+        "user", "register", "ada", "--email", "ada@example.org", "--password-stdin", stdin=PASSWORD
+    )
+    assert code == Exit.OK, said
+    kept = logins.file()
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
+    assert PASSWORD not in kept.read_text()
+    code, out, said = await hivectl("me")
+    assert code == Exit.OK, said
+    assert "ada@example.org (not verified)" in out
+    code, out, said = await hivectl("user", "password", "--password-stdin", stdin=f"{PASSWORD}\n{OTHER}\n")
+    assert code == Exit.OK, said
+    assert (await hivectl("me", mode="quiet"))[0] == Exit.OK
+    assert (await hivectl("logout"))[0] == Exit.OK
+    assert (await hivectl("me"))[0] == Exit.UNAUTHORIZED
+    code, _, said = await hivectl("login", "ada", "--password-stdin", stdin=PASSWORD)
+    assert code == Exit.UNAUTHORIZED
+    assert "the name or the password is wrong" in said
+    assert (await hivectl("login", "ada", "--password-stdin", stdin=OTHER))[0] == Exit.OK
+    assert (await hivectl("user", "sign-out"))[0] == Exit.OK
+    assert (await hivectl("me"))[0] == Exit.UNAUTHORIZED
+    code, _, said = await hivectl("logout")
+    assert code == Exit.REFUSED
+    assert "nobody is logged in" in said
+
+
+async def test_a_session_is_refreshed_by_itself_and_by_one_command_at_a_time(served: Served) -> None:
+    await hivectl("user", "register", "ada", "--password-stdin", stdin=PASSWORD)
+    login = logins.known()[served.url]
+    logins.keep(served.url, msgspec.structs.replace(login, expires_at=int(time.time() * 1000)))
+    ends = await asyncio.gather(*(asyncio.to_thread(logins.token_for, served.url) for _ in range(4)))
+    assert len(set(ends)) == 1
+    assert ends[0] != login.access
+    assert logins.known()[served.url].refresh != login.refresh
+    assert (await hivectl("me"))[0] == Exit.OK
+
+
+async def test_a_session_that_is_over_says_so(served: Served) -> None:
+    await hivectl("user", "register", "ada", "--password-stdin", stdin=PASSWORD)
+    login = logins.known()[served.url]
+    await served.host.sessions.end(login.refresh.split(".")[0])
+    logins.keep(served.url, msgspec.structs.replace(login, expires_at=0))
+    code, _, said = await hivectl("me")
+    assert code == Exit.UNAUTHORIZED
+    assert "is over" in said
+    assert "hivectl login" in said
+    assert served.url not in logins.known()
+
+
+async def test_looking_after_users_by_name(served: Served) -> None:
+    await served.join("ada")
+    key = served.hive.key
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Context, "address", lambda context: (served.url, key, Trust()))
+        for words in (
+            ("user", "roles", "ada", "operator", "user"), ("user", "limits", "ada", "--open-jobs", "5", "--upload", "2GiB"),
+            ("user", "suspend", "ada"), ("user", "resume", "Ada"), ("user", "sign-out", "ada"),
+        ):  # fmt: skip
+            code, _, said = await hivectl(*words)
+            assert code == Exit.OK, said
+        code, out, _ = await hivectl("user", "show", "ada")
+        assert "operator, user" in out
+        assert "5 open_jobs" in out
+        code, out, _ = await hivectl("user", "list")
+        assert "ada" in out
+        code, out, _ = await hivectl("user", "reset-link", "ada")
+        token = out.strip()
+        assert (await hivectl("user", "reset-password", token, "--password-stdin", stdin=OTHER))[0] == Exit.OK
+        code, out, said = await hivectl("invite", "create", "--role", "owner", "--uses", "2", "--expires", "12h")
+        assert code == Exit.OK, said
+        text = out.strip()
+        assert text.startswith("hivi_")
+        code, out, _ = await hivectl("invite", "list")
+        assert "0 of 2" in out
+        code, invite, _ = await hivectl("invite", "list", mode="quiet")
+        assert (await hivectl("invite", "revoke", invite.strip()))[0] == Exit.OK
+        code, _, said = await hivectl("user", "erase", "ada", "--yes")
+        assert code == Exit.OK, said
+        code, _, said = await hivectl("user", "show", "ada")
+        assert code == Exit.REFUSED
+        assert "there is no user 'ada'" in said
+    code, _, said = await hivectl("user", "register", "bob", "--invite", text, "--password-stdin", stdin=PASSWORD)
+    assert code != Exit.OK
+    assert "revoked" in said

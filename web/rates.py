@@ -1,0 +1,32 @@
+"""How often somebody may ask: a bucket each, filled evenly, that holds one minute's worth."""
+
+import math
+from collections import OrderedDict
+
+BUCKETS_MAX = 10_000
+MINUTE_S = 60.0
+
+
+class Rates:
+    """Buckets by name; `per_min` is what who has no limit of its own may do, 0 for any number."""
+
+    def __init__(self, per_min: int) -> None:
+        self._per_min = per_min
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, name: str, per_min: int, now: float) -> int:
+        """Count a request of `name`, who may make `per_min` (0: as everybody) at `now` (s); 0 when it may go on, else
+        the seconds to wait.
+        """
+        limit = per_min or self._per_min
+        if not limit:
+            return 0
+        left, since = self._buckets.get(name, (float(limit), now))
+        left = min(float(limit), left + (now - since) * limit / MINUTE_S)
+        if left < 1:
+            return max(1, math.ceil((1 - left) * MINUTE_S / limit))
+        self._buckets[name] = (left - 1, now)
+        self._buckets.move_to_end(name)
+        if len(self._buckets) > BUCKETS_MAX:
+            self._buckets.popitem(last=False)
+        return 0
