@@ -104,7 +104,9 @@ class Orders(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="ord
 
 
 class Denied(msgspec.Struct, frozen=True, gc=False, tag="denied"):
-    """Refused for good (`superseded`, `malformed`, ...): the agent says why and stops, or drops what it sent."""
+    """Refused: for good (`superseded`, `malformed`), so that the agent says why and stops, or drops what it sent; or for
+    now (`slow_down` and the others), so that it waits, longer each time, and asks again.
+    """
 
     code: str
     detail: str
@@ -185,7 +187,7 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     waiting: int = 0
 
 
-DenyCode: TypeAlias = Literal["superseded", "malformed", "unknown_session", "not_leading"]
+DenyCode: TypeAlias = Literal["superseded", "malformed", "unknown_session", "slow_down"]
 PollAnswer: TypeAlias = Orders | Denied
 ReportAnswer: TypeAlias = Recorded | Denied
 OutputAnswer: TypeAlias = Stored | Denied

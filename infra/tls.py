@@ -151,7 +151,7 @@ def _shown_by(connection: Any) -> list[bytes]:
     if hasattr(connection, "get_unverified_chain"):
         return list(connection.get_unverified_chain())
     # Before Python 3.13 the method has no public name.
-    return [found.public_bytes(2) for found in connection._sslobj.get_unverified_chain()]  # noqa: SLF001
+    return [found.public_bytes(2) for found in connection._sslobj.get_unverified_chain()]  # noqa: SLF001 - see above
 
 
 # Whom a client trusts

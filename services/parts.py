@@ -106,7 +106,7 @@ def core_of(
 ) -> Core:
     """What the API stands on. Without a `server` of its own (an external NATS) the hive takes no workers in."""
 
-    async def admit(worker: WorkerId, public_key: str) -> str:
+    def workers_url() -> str:
         if server is None:
             raise CannotEnrol("this hive uses an external NATS; add the worker's public key to its configuration")
         return network.nats_url or server.url
@@ -140,7 +140,7 @@ def core_of(
         keys=keys,
         people=people,
         tickets=Tickets(folder.ticket_key()),
-        admit=admit,
+        workers_url=workers_url,
         revoke=revoke,
         credentials=CredentialDesk(mint),
         disk=disk,

@@ -41,9 +41,9 @@ class ShutOut:
 
     async def _all(self) -> None:
         wanted = dict(self._access.state.shut_out)
-        for public_key, since in wanted.items():
-            if self._done.get(public_key) != since:
-                await self._revoke(public_key)
-                self._done[public_key] = since
+        new = {public_key: since for public_key, since in wanted.items() if self._done.get(public_key) != since}
+        # At once: the server is told of many as of one.
+        await asyncio.gather(*(self._revoke(public_key) for public_key in new))
+        self._done |= new
         for gone in self._done.keys() - wanted.keys():
             del self._done[gone]

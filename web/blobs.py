@@ -39,7 +39,7 @@ def _check(digest: Digest) -> None:
     responses={
         200: ResponseSpec(schema.BlobAnswer, generate_examples=False, description="It was there already"),
         201: ResponseSpec(schema.BlobAnswer, generate_examples=False, description="Stored, on disk"),
-        **problems(403, 413, 422, 507),
+        **problems(413, 422, 507),
     },
     operation_class=BytesOperation,
     request_max_body_size=None,
@@ -71,7 +71,7 @@ async def put_blob(core: CoreArg, digest: FromPath[str], request: Request[Any, A
         ),
         206: ResponseSpec(bytes, generate_examples=False, description="A part", media_type="application/octet-stream"),
         304: ResponseSpec(None, description="If-None-Match named it"),
-        **problems(403, 404, 416),
+        **problems(404, 416),
     },
 )
 async def get_blob(

@@ -59,6 +59,8 @@ def caller_of(request: AnyRequest) -> Caller:
 
 def check_needs(request: AnyRequest) -> None:
     """Raise Failed unless who asks may have this route."""
+    if request.method == "OPTIONS":
+        return  # Litestar's own answer, which names the methods of the path and does nothing
     needs: Any = request.route_handler.opt.get("needs")
     if needs == NOBODY:
         return

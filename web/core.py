@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import msgspec
 
-from events.base import WorkerId
 from events.log import Log
 from infra.blobs import Blobs
 from infra.disk import DiskGuard
@@ -26,7 +25,8 @@ from web.manifests import Manifests
 class Network(msgspec.Struct, frozen=True):
     """How others reach the platform, as they are told. `cors_origins`: the sites that may use the API from a browser.
     `ca_pin`: the beginning of the fingerprint of the authority that the API's certificate rests on. `nats_url`: where
-    workers reach NATS ("": where this machine does); `nats_ca`: the authority (PEM) that its certificate rests on.
+    workers reach NATS ("": where this machine does); `nats_ca`: the authority (PEM) that its certificate rests on
+    ("": the one that the API's does).
     """
 
     cors_origins: tuple[str, ...] = ()
@@ -37,8 +37,8 @@ class Network(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Core:
-    """The platform as the API sees it. `admit(worker, public_key)` lets a worker connect and says where; it raises
-    problems.CannotEnrol. `revoke(public_key)` disconnects it, and says whether that changed anything.
+    """The platform as the API sees it. `workers_url()` says where workers connect; it raises
+    problems.CannotEnrol where they cannot. `revoke(public_key)` disconnects it, and says whether that changed anything.
     """
 
     pool: str
@@ -56,7 +56,7 @@ class Core:
     keys: Keys
     people: PeopleHost
     tickets: Tickets
-    admit: Callable[[WorkerId, str], Awaitable[str]]
+    workers_url: Callable[[], str]
     revoke: Callable[[str], Awaitable[bool]]
     credentials: CredentialDesk
     disk: Callable[[], DiskGuard]

@@ -23,7 +23,7 @@ _STATUSES = {NOT_ENROLLED: 403, STALE: 409, REPLAYED: 409, TOO_MANY: 429}
     status_code=200,
     summary="Give a worker its NATS JWT",
     description="For an enrolled worker, which signs the request with its nkey; good once. Problems tell the time too.",
-    responses=problems(403, 409, 413, 429),
+    responses=problems(409, 413),
     request_max_body_size=BODY_BYTES_MAX,
 )
 async def credential(core: CoreArg, data: JSONBody[CredentialBody]) -> CredentialAnswer:

@@ -45,7 +45,7 @@ async def list_enrolments(core: CoreArg, request: AnyRequest) -> EnrolmentsAnswe
     return EnrolmentsAnswer(shown)
 
 
-@post("/v1/enrolments", needs=WORKERS_CHANGE, summary="Make an enrolment token", responses=problems(403, 404, 409, 422))
+@post("/v1/enrolments", needs=WORKERS_CHANGE, summary="Make an enrolment token", responses=problems(404, 409, 422))
 async def make_enrolment(core: CoreArg, request: AnyRequest, data: JSONBody[EnrolmentBody]) -> NewEnrolment:
     """Its text is in this answer and nowhere else."""
     caller = caller_of(request)
@@ -90,7 +90,7 @@ def _is_signed(data: JoinBody) -> bool:
     needs=NOBODY,
     summary="Join with an enrolment token",
     description="Needs no key: the token lets the machine in. Asking twice is safe.",
-    responses=problems(403, 409, 413, 422),
+    responses=problems(409, 413, 422),
     request_max_body_size=JOIN_BYTES_MAX,
 )
 async def join(core: CoreArg, data: JSONBody[JoinBody]) -> schema.EnrolAnswer:
@@ -101,11 +101,12 @@ async def join(core: CoreArg, data: JSONBody[JoinBody]) -> schema.EnrolAnswer:
         raise bad_field("public_key", str(error)) from None
     if not _is_signed(data):
         raise bad_field("signature", "is not that of this key over `hive.join.<digest of the token>.<public key>`")
+    url = core.workers_url()
     token = core.access.state.enrolments.get(core.access.state.enrolment_of.get(digest_of(data.token), ""))
     name = core.keys.seal(token.owner, data.name.encode()) if data.name and token else None
     command = Enrol(worker, data.public_key, core.pool, digest_of(data.token), name=name)
     await tell(core, Caller("", _NO_SCOPES, f"worker:{worker}"), command)
-    return schema.EnrolAnswer(worker, core.pool, await core.admit(worker, data.public_key), core.network.nats_ca)
+    return schema.EnrolAnswer(worker, core.pool, url, core.network.nats_ca)
 
 
 ROUTES = [list_enrolments, make_enrolment, revoke_enrolment, join]

@@ -326,7 +326,7 @@ def done(outcome: Outcome, position: int, what: str, name: str) -> schema.Done:
     "/v1/jobs/{job:str}/results",
     needs=JOBS_READ,
     summary="List the files that a job left",
-    responses=problems(403, 404),
+    responses=problems(404),
 )
 async def list_results(
     core: CoreArg,

@@ -55,7 +55,7 @@ async def list_keys(core: CoreArg, request: AnyRequest, user: FromQuery[str] = "
     return KeysAnswer([_view(core, name, state.keys[name], at[name]) for name in live])
 
 
-@post("/v1/keys", needs=ANYBODY, summary="Make an API key", responses=problems(403, 404, 409, 422))
+@post("/v1/keys", needs=ANYBODY, summary="Make an API key", responses=problems(404, 409, 422))
 async def make_key(core: CoreArg, request: AnyRequest, data: JSONBody[KeyBody]) -> NewKey:
     """Its text is in this answer and nowhere else."""
     caller = caller_of(request)
@@ -63,7 +63,7 @@ async def make_key(core: CoreArg, request: AnyRequest, data: JSONBody[KeyBody]) 
     known = core.access.state.users.get(user)
     if user != caller.user and not caller.may("users:all"):
         raise forbidden("you may make keys for yourself only")
-    if known is None:
+    if known is None or known.state == "erased":
         raise not_found("user", user, "list them with GET /v1/users")
     if user == caller.user:
         _check_within(caller, scopes_of(known.roles, role, tuple(data.scopes)))
@@ -92,7 +92,7 @@ def _own(core: Core, caller: Caller, name: str) -> Key:
     return key
 
 
-@post("/v1/keys/{key:str}/rotate", needs=ANYBODY, summary="Replace an API key", responses=problems(403, 404, 409, 422))
+@post("/v1/keys/{key:str}/rotate", needs=ANYBODY, summary="Replace an API key", responses=problems(404, 409, 422))
 async def rotate_key(
     core: CoreArg, request: AnyRequest, key: FromPath[str], data: JSONBody[RotateBody | None] = None
 ) -> NewKey:
@@ -111,7 +111,7 @@ async def rotate_key(
 
 
 @delete(
-    "/v1/keys/{key:str}", needs=ANYBODY, status_code=200, summary="Revoke an API key", responses=problems(403, 404, 409)
+    "/v1/keys/{key:str}", needs=ANYBODY, status_code=200, summary="Revoke an API key", responses=problems(404, 409)
 )
 async def revoke_key(core: CoreArg, request: AnyRequest, key: FromPath[str]) -> schema.Done:
     """It opens nothing any more."""

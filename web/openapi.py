@@ -31,6 +31,7 @@ EXAMPLES: dict[str, Any] = {
     },
 }
 _JSON = "application/json"
+_EVENTS = "text/event-stream"
 
 
 @dataclass
@@ -68,7 +69,7 @@ class TrueSchema(JsonRenderPlugin):
 
 
 def complete(document: dict[str, Any], open_paths: frozenset[str]) -> dict[str, Any]:
-    """The document with the body and the answer of a submission, and the paths that need no key."""
+    """The document with what Litestar does not know: submissions, streams, paths that need no key."""
     (spec, answer), schemas = msgspec.json.schema_components(
         [JobSpec, SubmitAnswer], ref_template="#/components/schemas/{name}"
     )
@@ -85,7 +86,41 @@ def complete(document: dict[str, Any], open_paths: frozenset[str]) -> dict[str, 
     for path in open_paths:
         for operation in document["paths"][path].values():
             operation["security"] = []
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            _complete_answers(operation)
+    _complete_streams(document["paths"])
     return document
+
+
+def _complete_answers(operation: dict[str, Any]) -> None:
+    """Answers that Litestar does not tell, or tells wrongly: 413 of every body, and that a 204 has none."""
+    answers = operation["responses"]
+    if "requestBody" in operation:
+        answers.setdefault("413", {**answers["400"], "description": "The body is too large"})
+    if "204" in answers:
+        answers["204"].pop("content", None)
+
+
+def _complete_streams(paths: dict[str, Any]) -> None:
+    """What one server-sent event is; before OpenAPI 3.2 a stream's schema is that of each of its events."""
+    listed = paths["/v1/events"]["get"]["responses"]["200"]["content"][_EVENTS]
+    listed["schema"] = _event(listed["schema"])
+    printed = paths["/v1/jobs/{job}/tasks/{index}/output"]["get"]["responses"]["200"]["content"]
+    printed[_EVENTS] = {"schema": _event({"type": "object"})}
+
+
+def _event(data: dict[str, Any]) -> dict[str, Any]:
+    """A server-sent event whose `data` is JSON of this schema."""
+    return {
+        "type": "object",
+        "properties": {
+            "id": {"type": "string"},
+            "event": {"type": "string"},
+            "data": {"type": "string", "contentMediaType": _JSON, "contentSchema": data},
+        },
+        "required": ["data"],
+    }
 
 
 def _operation(handler: HTTPRouteHandler, method: Method, _parts: list[str | PathParameterDefinition]) -> str:

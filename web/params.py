@@ -72,10 +72,11 @@ async def at_least(core: Core, position: str) -> None:
     )
 
 
+ALWAYS = (400, 401, 403, 429, 500, 503)
 _SAYS = {
     400: "A parameter or the body is not what is expected",
     401: "The key is missing or wrong",
-    403: "The ticket does not open this",
+    403: "Who asks, or the key or ticket, may not have this",
     404: "There is no such thing",
     409: "It conflicts with what is",
     413: "The body is too large",
@@ -89,8 +90,8 @@ _SAYS = {
 
 
 def problems(*statuses: int) -> dict[int, ResponseSpec]:
-    """The problem documents that a route answers with, for OpenAPI; 400, 401, 500 and 503 are always possible."""
+    """The problem documents that a route answers with, for OpenAPI; those of ALWAYS are possible everywhere."""
     return {
         status: ResponseSpec(Problem, generate_examples=False, description=_SAYS[status], media_type=MEDIA_TYPE)
-        for status in sorted({*statuses, 400, 401, 500, 503})
+        for status in sorted({*statuses, *ALWAYS})
     }

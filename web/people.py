@@ -101,7 +101,7 @@ def view_of(profile: Profile, *, mail: bool) -> UserView:
     "/v1/auth/register",
     summary="Register",
     description="Where registration is open, or with an invitation. Asked twice with the same password, it is done once.",
-    responses=problems(403, 409, 413, 422, 429),
+    responses=problems(409, 413, 422),
     **_OPEN,
 )
 async def register(people: PeopleArg, request: AnyRequest, data: JSONBody[RegisterBody]) -> RegisteredAnswer:
@@ -112,7 +112,7 @@ async def register(people: PeopleArg, request: AnyRequest, data: JSONBody[Regist
     return RegisteredAnswer(user)
 
 
-@post("/v1/auth/login", status_code=200, summary="Log in", responses=problems(403, 413, 429), **_OPEN)
+@post("/v1/auth/login", status_code=200, summary="Log in", responses=problems(413), **_OPEN)
 async def login(people: PeopleArg, request: AnyRequest, data: JSONBody[LoginBody]) -> Response[TokensAnswer]:
     """Begin a session."""
     if data.cookie:
@@ -127,7 +127,7 @@ async def login(people: PeopleArg, request: AnyRequest, data: JSONBody[LoginBody
     status_code=200,
     summary="Go on with a session",
     description="A refresh token is good once. One that comes again later ends the session: it was stolen.",
-    responses=problems(403, 413),
+    responses=problems(413),
     **_OPEN,
 )
 async def refresh(
@@ -140,7 +140,7 @@ async def refresh(
     return _answer(people, request, tokens, by_cookie)
 
 
-@post("/v1/auth/logout", status_code=204, summary="Log out", responses=problems(403, 413), **_OPEN)
+@post("/v1/auth/logout", status_code=204, summary="Log out", responses=problems(413), **_OPEN)
 async def logout(people: PeopleArg, request: AnyRequest, data: JSONBody[RefreshBody | None] = None) -> Response[None]:
     """End the session of the refresh token."""
     token, _ = _refresh_of(people, request, data)
@@ -178,7 +178,7 @@ async def request_reset(people: PeopleArg, data: JSONBody[MailBody]) -> None:
     "/v1/auth/reset",
     status_code=200,
     summary="Set a password with a one-time link",
-    responses=problems(403, 404, 409, 413, 422, 429),
+    responses=problems(404, 409, 413, 422),
     **_OPEN,
 )
 async def reset(people: PeopleArg, data: JSONBody[ResetBody]) -> RegisteredAnswer:
@@ -191,7 +191,7 @@ async def reset(people: PeopleArg, data: JSONBody[ResetBody]) -> RegisteredAnswe
     "/v1/auth/verify",
     status_code=200,
     summary="Show that an e-mail address is one's own",
-    responses=problems(403, 409, 413),
+    responses=problems(409, 413),
     **_OPEN,
 )
 async def verify(people: PeopleArg, data: JSONBody[TokenBody]) -> RegisteredAnswer:
@@ -218,7 +218,7 @@ def _user(request: AnyRequest) -> str:
     return caller.user
 
 
-@patch("/v1/me", summary="Set your e-mail address", responses=problems(404, 409, 413, 422, 429), **_MINE)
+@patch("/v1/me", summary="Set your e-mail address", responses=problems(404, 409, 413, 422), **_MINE)
 async def set_mail(people: PeopleArg, request: AnyRequest, data: JSONBody[SetMailBody]) -> UserView:
     """Where the hive sends mail, a link to verify it goes there."""
     user = _user(request)
@@ -232,7 +232,7 @@ async def set_mail(people: PeopleArg, request: AnyRequest, data: JSONBody[SetMai
     status_code=200,
     summary="Change your password",
     description="Every session ends, and a new one begins, whose tokens are the answer.",
-    responses=problems(404, 409, 413, 422, 429),
+    responses=problems(404, 409, 413, 422),
     **_MINE,
 )
 async def change_password(
@@ -259,7 +259,7 @@ async def sign_out(people: PeopleArg, request: AnyRequest) -> Response[None]:
     status_code=204,
     summary="Erase yourself, for good",
     description="What you typed becomes unreadable, keys and sessions open nothing, your workers are let go.",
-    responses=problems(404, 409, 413, 429),
+    responses=problems(404, 409, 413),
     **_MINE,
 )
 async def erase(people: PeopleArg, request: AnyRequest, data: JSONBody[EraseBody]) -> Response[None]:

@@ -210,7 +210,7 @@ class RenameBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=Tr
 
 class EnrolAnswer(msgspec.Struct, frozen=True, gc=False):
     """Who the worker is, and where to connect. `nats_ca`: the certificate (PEM) of the authority that NATS' own rests on,
-    "" for one that systems know.
+    "" for the one that the API's does.
     """
 
     worker: str

@@ -46,7 +46,7 @@ def _view(people: PeopleHost, request: AnyRequest, row: UserRow) -> UserView:
     return view_of(people.people.profile_of(row), mail=caller_of(request).may(ALL))
 
 
-@get("/v1/users", needs=READ, summary="List users", responses=problems(403))
+@get("/v1/users", needs=READ, summary="List users", responses=problems())
 async def list_users(
     people: PeopleArg, request: AnyRequest, name: FromQuery[str] = "", after: FromQuery[str] = "", limit: Limit = LIMIT
 ) -> UsersAnswer:
@@ -58,7 +58,7 @@ async def list_users(
     return UsersAnswer([_view(people, request, row) for row in rows], rows[-1].user if len(rows) == limit else None)
 
 
-@get("/v1/users/{user:str}", needs=READ, summary="Show a user", responses=problems(403, 404))
+@get("/v1/users/{user:str}", needs=READ, summary="Show a user", responses=problems(404))
 async def show_user(people: PeopleArg, request: AnyRequest, user: FromPath[str]) -> UserView:
     """By id."""
     with as_problems():
@@ -70,7 +70,7 @@ async def show_user(people: PeopleArg, request: AnyRequest, user: FromPath[str])
     "/v1/users/{user:str}/roles",
     needs=ALL,
     summary="Set a user's roles",
-    responses=problems(403, 404, 409, 413, 422),
+    responses=problems(404, 409, 413, 422),
     request_max_body_size=BODY_BYTES_MAX,
 )
 async def set_roles(core: CoreArg, request: AnyRequest, user: FromPath[str], data: JSONBody[RolesBody]) -> schema.Done:
@@ -82,7 +82,7 @@ async def set_roles(core: CoreArg, request: AnyRequest, user: FromPath[str], dat
     "/v1/users/{user:str}/limits",
     needs=ALL,
     summary="Set a user's limits",
-    responses=problems(403, 404, 413, 422),
+    responses=problems(404, 413, 422),
     request_max_body_size=BODY_BYTES_MAX,
 )
 async def set_limits(
@@ -104,14 +104,14 @@ async def _stand(
     needs=ALL,
     status_code=200,
     summary="Suspend a user",
-    responses=problems(403, 404, 409),
+    responses=problems(404, 409),
 )
 async def suspend(core: CoreArg, request: AnyRequest, user: FromPath[str]) -> schema.Done:
     """Keys and sessions open nothing until the user is resumed; its jobs go on."""
     return await _stand(core, request, user, "suspended")
 
 
-@post("/v1/users/{user:str}/resume", needs=ALL, status_code=200, summary="Resume a user", responses=problems(403, 404))
+@post("/v1/users/{user:str}/resume", needs=ALL, status_code=200, summary="Resume a user", responses=problems(404))
 async def resume(core: CoreArg, request: AnyRequest, user: FromPath[str]) -> schema.Done:
     """Let a suspended user act again."""
     return await _stand(core, request, user, "resumed")
@@ -122,7 +122,7 @@ async def resume(core: CoreArg, request: AnyRequest, user: FromPath[str]) -> sch
     needs=ALL,
     status_code=200,
     summary="End a user's sessions",
-    responses=problems(403, 404),
+    responses=problems(404),
 )
 async def sign_out_user(core: CoreArg, request: AnyRequest, user: FromPath[str]) -> schema.Done:
     """All of them, everywhere; API keys stay."""
@@ -134,7 +134,7 @@ async def sign_out_user(core: CoreArg, request: AnyRequest, user: FromPath[str])
     needs=ALL,
     summary="Make a link that sets a user's password",
     description="Good once, for a day; one made before is void. Give it to the user alone.",
-    responses=problems(403, 404),
+    responses=problems(404),
 )
 async def reset_link(core: CoreArg, people: PeopleArg, request: AnyRequest, user: FromPath[str]) -> LinkAnswer:
     """For a hive that sends no mail, or a user who has no address."""
@@ -145,7 +145,7 @@ async def reset_link(core: CoreArg, people: PeopleArg, request: AnyRequest, user
     return LinkAnswer(token, expires)
 
 
-@delete("/v1/users/{user:str}", needs=ALL, status_code=200, summary="Erase a user", responses=problems(403, 404, 409))
+@delete("/v1/users/{user:str}", needs=ALL, status_code=200, summary="Erase a user", responses=problems(404, 409))
 async def erase_user(core: CoreArg, people: PeopleArg, request: AnyRequest, user: FromPath[str]) -> schema.Done:
     """For good: what the user typed becomes unreadable, and every count and balance stays as it is."""
     done = await administer(core, caller_of(request), Erase(user), "user.erase", user)
@@ -172,7 +172,7 @@ def _invite_view(name: str, invite: Invite, now: int) -> InviteView:
     "/v1/invites",
     needs=ALL,
     summary="Invite people",
-    responses=problems(403, 409, 413, 422),
+    responses=problems(409, 413, 422),
     request_max_body_size=BODY_BYTES_MAX,
 )
 async def make_invite(core: CoreArg, request: AnyRequest, data: JSONBody[InviteBody]) -> NewInvite:
@@ -186,7 +186,7 @@ async def make_invite(core: CoreArg, request: AnyRequest, data: JSONBody[InviteB
     return NewInvite(text, _invite_view(command.invite, core.access.state.invites[command.invite], _now()))
 
 
-@get("/v1/invites", needs=READ, summary="List invitations", responses=problems(403))
+@get("/v1/invites", needs=READ, summary="List invitations", responses=problems())
 async def list_invites(core: CoreArg) -> InvitesAnswer:
     """The newest that were not revoked."""
     now, known = _now(), core.access.state.invites
@@ -199,7 +199,7 @@ async def list_invites(core: CoreArg) -> InvitesAnswer:
     needs=ALL,
     status_code=200,
     summary="Revoke an invitation",
-    responses=problems(403, 404),
+    responses=problems(404),
 )
 async def revoke_invite(core: CoreArg, request: AnyRequest, invite: FromPath[str]) -> schema.Done:
     """Nobody registers with it any more."""

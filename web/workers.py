@@ -79,10 +79,11 @@ async def enrol(core: CoreArg, request: AnyRequest, data: JSONBody[schema.EnrolB
         worker = worker_id_of(data.public_key)
     except BadKey as error:
         raise bad_field("public_key", str(error)) from None
+    url = core.workers_url()
     name = core.keys.seal(caller.user, data.name.encode()) if data.name else None
     command = Enrol(worker, data.public_key, core.pool, owner=caller.user, name=name)
     await administer(core, caller, command, "worker.enrol", worker)
-    return schema.EnrolAnswer(worker, core.pool, await core.admit(worker, data.public_key), core.network.nats_ca)
+    return schema.EnrolAnswer(worker, core.pool, url, core.network.nats_ca)
 
 
 @post(
@@ -184,7 +185,7 @@ async def ready(core: CoreArg) -> schema.Health:
     return schema.Health()
 
 
-@get("/health", needs=NOBODY, summary="Whether the process answers; needs no key")
+@get("/health", needs=NOBODY, summary="Whether the process answers; needs no key", responses=problems())
 async def health() -> schema.Health:
     """Always, while it runs."""
     return schema.Health()

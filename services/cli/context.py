@@ -42,6 +42,7 @@ class Context:
 
         The key of the data folder goes only to the hive that runs in that folder, never to another address.
         """
+        from services.cli.logins import token_for
         from web.client.address import trust_at
 
         folder = self.folder()
@@ -52,14 +53,14 @@ class Context:
         url, trust = trust_at(self.url or local, folder)
         if not url.startswith(("http://", "https://")):
             raise Failure(f"{url!r} is not the address of a hive", "write it like http://127.0.0.1:8420", Exit.USAGE)
-        key = os.environ.get("HIVE_KEY", "").strip()
+        key = os.environ.get("HIVE_KEY", "").strip() or token_for(url, trust)
         if not key and url == local:
             key = folder.admin_key()
         if not key:
             raise Failure(
                 f"no key for {url}",
-                f"set HIVE_KEY to its admin key; on the machine where it runs, set HIVE_DATA to its data folder"
-                f" (looked in {folder.root})",
+                f"log in with `hivectl login`, or set HIVE_KEY to an API key; on the machine where it runs, set HIVE_DATA"
+                f" to its data folder (looked in {folder.root})",
                 Exit.UNAUTHORIZED,
             )
         return url, key, trust

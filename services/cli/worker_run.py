@@ -123,7 +123,7 @@ def _work(
         worker=told.worker,
         pool=told.pool,
         nats_url=told.nats_url,
-        nats_trust=Trust(told.nats_ca),
+        nats_trust=Trust(told.nats_ca or enrolled.trust.ca),
         api_url=url,
         api_trust=enrolled.trust,
         seed=me.seed_path,

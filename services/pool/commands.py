@@ -17,10 +17,14 @@ class Past(msgspec.Struct, frozen=True, gc=False):
 
 
 class Submit(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="submit"):
-    """Take this job in. `known` is filled by the writer's own service: the jobs it names that may have ended."""
+    """Take this job in. `known` is filled by the writer's own service: the jobs it names that may have ended. Its owner
+    may have so many open jobs and queued tasks with it (0: any number).
+    """
 
     fact: JobSubmitted
     known: dict[JobId, Past] = {}
+    open_jobs_max: int = 0
+    queued_tasks_max: int = 0
 
 
 class CancelJob(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="cancel"):

@@ -15,15 +15,15 @@ from events.task import (
     TasksRetried,
     TasksStarted,
 )
-from events.units import size_text
 from services.hosting import Refused
+from services.pool import quota
 from services.pool.commands import CancelJob, Submit
-from services.pool.state import Job, Lease, Pool, Retry, ShapeKey, Worker
+from services.pool.reach import another, unplaceable
+from services.pool.state import Job, Lease, Pool, Retry
 
 JOBS_MAX = 1_000_000
 TEXT_BYTES_MAX = 1024**3
 BACKOFF_MS_MAX = 60_000
-REACH_MAX = 10_000
 DELAYED_ENDS = ("exit", "oom", "timeout")
 FACT_BYTES, BOUND_BYTES = 256, 9
 """At most so much does a fact about tasks take in a message, and each bound of its runs."""
@@ -45,6 +45,7 @@ def decide_submit(state: Pool, command: Submit) -> list[JobFact]:
         raise Refused("different_body", "", f"job {fact.job} exists with another body; use another Idempotency-Key")
     if len(state.jobs) >= JOBS_MAX or state.text_bytes + len(fact.text.data) > TEXT_BYTES_MAX:
         raise Refused("pool_full", "", f"the pool holds {len(state.jobs)} open jobs; try again when some have ended")
+    quota.check(state, command)
     waits = False
     for at, other in enumerate(fact.after):
         past = command.known.get(other)
@@ -84,38 +85,6 @@ def cancel(job: Job, reason: str = "") -> list[JobFact]:
         dropped = job.count - job.succeeded - job.failed
         facts.append(JobFinished(job.id, "cancelled", job.succeeded, job.failed, dropped))
     return facts
-
-
-def unplaceable(state: Pool, shape: ShapeKey) -> str:
-    """Why no known machine could ever take a task of this shape; "" when one could, or when none is known yet.
-
-    Remembered until a worker changes: with many workers looking costs more than the rest of a submission.
-    """
-    why = state.reach.get(shape)
-    if why is None:
-        if len(state.reach) >= REACH_MAX:
-            state.reach.clear()
-        why = state.reach[shape] = _unplaceable(state, shape)
-    return why
-
-
-def _unplaceable(state: Pool, shape: ShapeKey) -> str:
-    known: list[Worker] = []
-    for worker in state.workers.values():
-        if worker.known:
-            if worker.can_ever(shape):
-                return ""
-            known.append(worker)
-    if not known:
-        return ""
-    kind, cpus, memory = shape
-    fit = [worker.capacity for worker in known if kind in worker.capacity.kinds]
-    if not fit:
-        return f"needs a worker that can run kind {kind!r}; none of the {len(known)} known can"
-    most_cpus, most_memory = max(c.cpus_milli for c in fit), max(c.memory_bytes for c in fit)
-    needs = f"{cpus / 1000:g} CPUs" + (f" and {size_text(memory)} of memory" if memory else "")
-    most = f"{most_cpus / 1000:g} CPUs, and {size_text(most_memory)}"
-    return f"needs {needs} on one machine; the most any has is {most}"
 
 
 class Ends:
@@ -195,11 +164,6 @@ class Ends:
         return self.facts
 
 
-def another(state: Pool, worker: WorkerId, shape: ShapeKey) -> bool:
-    """Whether some other machine could be given a task of this shape."""
-    return any(w.takes and w.id != worker and w.can_ever(shape) for w in state.workers.values())
-
-
 def evolve_submitted(state: Pool, event: JobSubmitted, at: int) -> None:
     state.order += 1
     job = Job(
@@ -222,6 +186,7 @@ def evolve_submitted(state: Pool, event: JobSubmitted, at: int) -> None:
         state.dependents.setdefault(other, []).append(job.id)
     state.jobs[job.id] = job
     state.text_bytes += len(event.text.data)
+    state.own(job.owner, 1, job.count)
     if job.waits_for:
         job.held = "dependencies"
     state.enqueue(job)
@@ -248,7 +213,9 @@ def evolve_cancelled(state: Pool, event: JobCancelled, at: int) -> None:
     state.dequeue(job)
     state.release(job)
     job.cancelled = True
-    job.dropped += job.count - job.ended - len(job.active)
+    dropped = job.count - job.ended - len(job.active)
+    job.dropped += dropped
+    state.own(job.owner, 0, -dropped)
     job.next = job.count
     job.retry.clear()
     job.delayed.clear()
@@ -272,6 +239,7 @@ def evolve_finished(state: Pool, event: JobFinished, at: int) -> None:
     state.dequeue(job)
     state.release(job)
     state.text_bytes -= len(job.text.data)
+    state.own(job.owner, -1, 0)
     for worker, number in job.told.items():
         state.workers[worker].cancels.pop(number, None)
     for name in state.dependents.pop(job.id, ()):
@@ -298,6 +266,7 @@ def evolve_leased(state: Pool, event: TasksLeased, at: int) -> None:
                 del job.retry[number]
         job.active.update(dict.fromkeys(range(first, last + 1), event.lease))
     _open_lease(state, job, Lease(event.lease, job.id, worker.id, event.attempt, count))
+    state.own(job.owner, 0, -count)
     if not job.ready:
         state.dequeue(job)
 
@@ -332,6 +301,7 @@ def evolve_ended(state: Pool, event: TasksFinished | TasksFailed | TasksRetried,
         del state.leases[lease.number], worker.leases[lease.number], job.leases[lease.number]
     if isinstance(event, TasksRetried):
         _requeue(state, job, lease, event)
+        state.own(job.owner, 0, count)
         return
     if job.tries:
         for index in expand(event.tasks):
@@ -387,6 +357,7 @@ def evolve_reclaimed(state: Pool, event: TasksReclaimed, at: int) -> None:
         del job.retry[index]
         job.active[index] = event.lease
         count += 1
+    state.own(job.owner, 0, -count)
     lease, worker = state.leases.get(event.lease), state.workers[event.worker]
     if lease is None:
         _open_lease(state, job, Lease(event.lease, job.id, event.worker, event.attempt, count))

@@ -7,7 +7,7 @@ from bisect import insort
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from events.base import holds
+from events.base import UserId, holds
 from events.catalog import AnyEvent, Unknown
 from events.job import JobCancelled, JobFinished, JobHeld, JobRunnable, JobSubmitted
 from events.pool import WriterLed
@@ -46,9 +46,9 @@ from services.pool.commands import (
     Silent,
     Submit,
 )
-from services.pool.state import Pool, ShapeKey, class_of
+from services.pool.state import Owned, Pool, ShapeKey, class_of
 
-VERSION = 2
+VERSION = 3
 """Of the snapshot: raise it when the state's shape or an `evolve` changes what a given log folds to."""
 
 DECIDE: dict[type, Callable[[Pool, Any, int], Sequence[AnyEvent]]] = {
@@ -147,4 +147,10 @@ def check(state: Pool) -> None:
         for priority, queue in one.queues.items():
             insort(firsts.setdefault(class_of(key), {}).setdefault(priority, []), (queue.first, key))
     assert state.classes == firsts
+    owned: dict[UserId, Owned] = {}
+    for one in state.jobs.values():
+        count = owned.setdefault(one.owner, Owned())
+        count.open_jobs += 1
+        count.queued_tasks += one.count - one.ended - len(one.active)
+    assert state.owned == owned, "what each user has"
     assert state.text_bytes == sum(len(one.text.data) for one in state.jobs.values())

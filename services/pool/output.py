@@ -1,7 +1,7 @@
 """Takes in what running tasks print: pieces by offset, on disk in batches before the answer says how much is safe."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 import structlog
@@ -13,6 +13,8 @@ from infra.outputs import Outputs
 
 WAITING_BYTES_MAX = 64 * 1024 * 1024
 BATCH_BYTES_MAX = 8 * 1024 * 1024
+WAITING_EACH_MAX = 4
+"""Messages of one worker; an agent has one on its way, and sends it again when its answer is late."""
 NOT_WANTED = -1
 
 _log = structlog.get_logger()
@@ -21,7 +23,8 @@ _log = structlog.get_logger()
 class OutputDesk:
     """Stores pieces of current attempts; says that the others' are not wanted once that is certain.
 
-    What arrives while too much waits already is dropped unanswered: the worker keeps it and sends it again.
+    What arrives while too much waits already, of all or of this worker, is dropped unanswered: the worker keeps it and
+    sends it again.
     """
 
     def __init__(
@@ -33,19 +36,21 @@ class OutputDesk:
     ) -> None:
         self._outputs, self._send, self._is_current, self._when_certain = outputs, send, is_current, when_certain
         self._waiting: deque[tuple[WorkerId, str, Output]] = deque()
+        self._of: Counter[WorkerId] = Counter()
         self._bytes = 0
         self._wake = asyncio.Event()
 
     def take(self, worker: WorkerId, reply: str, output: Output) -> None:
         """Queue a worker's pieces."""
         size = sum(len(piece.data) for piece in output.pieces)
-        if self._bytes + size > WAITING_BYTES_MAX:
+        if self._bytes + size > WAITING_BYTES_MAX or self._of[worker] >= WAITING_EACH_MAX:
             return
         if len(output.pieces) > protocol.OUTPUT_PIECES_MAX:
             detail = f"{len(output.pieces)} pieces at once; the limit is {protocol.OUTPUT_PIECES_MAX}"
             self._send(reply, protocol.pack(Denied("malformed", detail)))
             return
         self._bytes += size
+        self._of[worker] += 1
         self._waiting.append((worker, reply, output))
         self._wake.set()
 
@@ -63,6 +68,9 @@ class OutputDesk:
         while self._waiting and size < BATCH_BYTES_MAX:
             entry = self._waiting.popleft()
             size += sum(len(piece.data) for piece in entry[2].pieces)
+            self._of[entry[0]] -= 1
+            if not self._of[entry[0]]:
+                del self._of[entry[0]]
             batch.append(entry)
         self._bytes -= size
         return batch

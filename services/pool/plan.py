@@ -14,7 +14,8 @@ from events.base import runs_of
 from events.job import JobHeld, JobRunnable
 from events.task import TasksDue, TasksLeased
 from services.pool.commands import Advance, Place
-from services.pool.job import BOUND_BYTES, FACTS_BYTES_MAX, JobFact, another, cancel, due_tasks, unplaceable
+from services.pool.job import BOUND_BYTES, FACTS_BYTES_MAX, JobFact, cancel, due_tasks
+from services.pool.reach import another, unplaceable
 from services.pool.state import Job, Pool, Shape, ShapeKey, Worker
 
 TASKS_PER_PLACE_MAX = 8192

@@ -28,6 +28,7 @@ from infra.outputs import Outputs
 from services.asking import AskDesk
 from services.hosting import Item, Refused, Snapshots, Turn
 from services.pool import commands, model
+from services.pool.admission import Admission, Kind
 from services.pool.client import ask_of, service_of
 from services.pool.commands import Advance, CancelJob, DrainWorker, Past, Reported, Silent, Submit
 from services.pool.liveness import Liveness
@@ -42,6 +43,7 @@ INDEX_NOTES_MAX = 2000
 INDEX_LAG_MAX = 2000
 INDEX_EVENTS_MAX = 50_000
 """After so many notes, messages or events the index is stamped: a start feeds it what came after its stamp."""
+SLOW_DOWN = "this worker sends more than the pool takes of one; wait a moment, longer each time, and send it again"
 
 _log = structlog.get_logger()
 
@@ -91,6 +93,7 @@ class PoolService:
         self._clock = clock or (lambda: time.time_ns() // 1_000_000)
         self._monotonic = monotonic
         self._liveness = Liveness(monotonic)
+        self._admission = Admission()
         self._desk = OutputDesk(outputs, self._send, self._is_current, self._when_certain)
         self._polls = PollDesk(self.writer, book, self._send, self._clock, monotonic)
         # A drain may be taken back while nobody leads, so it is left to be asked again.
@@ -101,6 +104,8 @@ class PoolService:
         self._capacity = False
         self._notes = self._events = self._unstamped = 0
         self.on_committed: Callable[[int, int], None] = lambda position, events: None
+        self.on_flood: Callable[[WorkerId], None] = lambda worker: None
+        """Told of a worker that goes on sending far more than is taken; again every few seconds while it does."""
 
     async def run(self) -> None:
         """Serve until cancelled. Raises NewerFormat when the log was written by a newer version."""
@@ -124,34 +129,58 @@ class PoolService:
 
     # What comes in
 
+    def _admits(self, worker: WorkerId, kind: Kind, reply: str, size: int) -> bool:
+        """Whether a message of `size` bytes is taken; what is not is answered here, or dropped."""
+        verdict = self._admission.admit(worker, kind, size, self._monotonic())
+        if verdict == "take":
+            return True
+        if verdict == "slow_down" and self.writer.leads:
+            self._send(reply, protocol.pack(Denied("slow_down", SLOW_DOWN)))
+        if self._admission.flooding:
+            self._admission.flooding.discard(worker)
+            _log.warning("pool.flood", worker=worker, kind=kind)
+            self.on_flood(worker)
+        return False
+
     def _polled(self, subject: str, reply: str, data: bytes) -> None:
         worker = subject.split(".")[2]
+        if not self._admits(worker, "poll", reply, len(data)):
+            return
         try:
             poll = protocol.poll_of(data)
         except msgspec.DecodeError as error:
             self._send(reply, protocol.pack(Denied("malformed", str(error))))
+            return
+        if poll.hello is not None and not self._admits(worker, "hello", reply, len(data)):
             return
         self._liveness.heard(worker)
         self._polls.take(worker, Parked(reply, poll, self._monotonic()))
 
     def _reported(self, subject: str, reply: str, data: bytes) -> None:
         worker = subject.split(".")[2]
+        if not self._admits(worker, "report", reply, len(data)):
+            return
         try:
             report: Report = protocol.report_of(data)
         except msgspec.DecodeError as error:
+            self._admission.done(worker, "report")
             self._send(reply, protocol.pack(Denied("malformed", str(error))))
             return
         self._liveness.heard(worker)
-        item = Item([Reported(worker, report)], partial(self._recorded, reply), f"worker:{worker}")
-        self.writer.offer(item)
+        item = Item([Reported(worker, report)], partial(self._recorded, worker, reply), f"worker:{worker}")
+        if not (self.writer.leads and self.writer.offer(item)):
+            self._admission.done(worker, "report")
 
-    def _recorded(self, reply: str, outcomes: list[Any], position: int) -> None:
+    def _recorded(self, worker: WorkerId, reply: str, outcomes: list[Any], position: int) -> None:
+        self._admission.done(worker, "report")
         refused = outcomes[0]
         answer = Denied(refused.code, refused.detail) if isinstance(refused, Refused) else None
         self._send(reply, protocol.pack(answer or Recorded(position_text(position))))
 
     def _output(self, subject: str, reply: str, data: bytes) -> None:
         worker = subject.split(".")[2]
+        if not self._admits(worker, "output", reply, len(data)):
+            return
         try:
             output: Output = protocol.output_of(data)
         except msgspec.DecodeError as error:
@@ -172,7 +201,9 @@ class PoolService:
         self.writer.offer(Item((), lambda outcomes, position: then()))
 
     def _heartbeat(self, subject: str, reply: str, data: bytes) -> None:
-        self._liveness.heard(subject.split(".")[2])
+        worker = subject.split(".")[2]
+        if self._admits(worker, "heartbeat", "", len(data)):
+            self._liveness.heard(worker)
 
     # What goes out
 
@@ -251,6 +282,7 @@ class PoolService:
     def reset(self) -> None:
         self._index.discard()
         self._notes = self._unstamped = 0
+        self._admission.reset()
         self._polls.reset()
         self._asks.reset()
 
@@ -275,7 +307,8 @@ class PoolService:
 def _informed(command: Any, found: dict[JobId, Past]) -> Any:
     if isinstance(command, Submit):
         names = (command.fact.job, *command.fact.after)
-        return Submit(command.fact, {name: found[name] for name in names if name in found})
+        known = {name: found[name] for name in names if name in found}
+        return msgspec.structs.replace(command, known=known)
     if isinstance(command, CancelJob):
         return CancelJob(command.job, found)
     return command

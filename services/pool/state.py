@@ -199,6 +199,13 @@ class Shape:
         return bool(self.queues)
 
 
+class Owned(msgspec.Struct, gc=False):
+    """What one user has here: open jobs, and tasks of theirs that have not ended and are with no worker."""
+
+    open_jobs: int = 0
+    queued_tasks: int = 0
+
+
 class Pool:
     """The whole state. `number` counts leases and orders, `order` places in the queue; neither ever goes back."""
 
@@ -211,6 +218,8 @@ class Pool:
         self.workers: dict[WorkerId, Worker] = {}
         self.leases: dict[int, Lease] = {}
         self.text_bytes = 0
+        # Of each user with an open job.
+        self.owned: dict[UserId, Owned] = {}
         # Jobs whose last dependency succeeded (""), or that can never run because one did not (why).
         self.releasable: dict[JobId, str] = {}
         # A heap of back-offs: (due in ms, job, its tasks).
@@ -223,7 +232,7 @@ class Pool:
         self.fresh: set[ShapeKey] = set()
         self.freed: set[WorkerId] = set()
         self.unplaced: dict[ShapeKey, dict[JobId, None]] = {}  # held since no known machine could ever take them
-        self.reach: dict[ShapeKey, str] = {}  # what `job.unplaceable` found, until a worker changes
+        self.reach: dict[ShapeKey, str] = {}  # what `reach.unplaceable` found, until a worker changes
 
     def enqueue(self, job: Job) -> None:
         """Put the job where its tasks can be leased, when it has any to lease and is not there already."""
@@ -271,6 +280,16 @@ class Pool:
             if not self.classes[key]:
                 del self.classes[key]
 
+    def own(self, owner: UserId, open_jobs: int, queued_tasks: int) -> None:
+        """Count so many more open jobs and queued tasks of `owner`."""
+        owned = self.owned.get(owner)
+        if owned is None:
+            owned = self.owned[owner] = Owned()
+        owned.open_jobs += open_jobs
+        owned.queued_tasks += queued_tasks
+        if not owned.open_jobs:
+            del self.owned[owner]
+
     def unplace(self, job: Job) -> None:
         """Note that no known machine could ever take the job."""
         self.unplaced.setdefault(job.shape, {})[job.id] = None
@@ -296,6 +315,7 @@ class _Saved(msgspec.Struct):
     number: int
     order: int
     text_bytes: int
+    owned: dict[UserId, Owned]
     jobs: list[Job]
     workers: list[Worker]
     leases: list[Lease]
@@ -316,6 +336,7 @@ def save(state: Pool) -> bytes:
             state.number,
             state.order,
             state.text_bytes,
+            state.owned,
             list(state.jobs.values()),
             list(state.workers.values()),
             list(state.leases.values()),
@@ -338,7 +359,7 @@ def load(data: bytes) -> Pool:
     state.jobs = {job.id: job for job in saved.jobs}
     state.workers = {worker.id: worker for worker in saved.workers}
     state.leases = {lease.number: lease for lease in saved.leases}
-    state.releasable, state.delays = saved.releasable, saved.delays
+    state.releasable, state.delays, state.owned = saved.releasable, saved.delays, saved.owned
     for job in sorted(saved.jobs, key=lambda job: job.order):
         for other in job.waits_for:
             state.dependents.setdefault(other, []).append(job.id)

@@ -28,14 +28,6 @@ async def served(tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyP
         monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
         monkeypatch.setenv("HIVE_URL", made.url)
         monkeypatch.delenv("HIVE_KEY", raising=False)
-        # As the command line is to find its key, once `Context.address` asks for it.
-        real = Context.address
-
-        def address(context: Context) -> tuple[str, str, Trust]:
-            token = logins.token_for(made.url)
-            return (made.url, token, Trust()) if token else real(context)
-
-        monkeypatch.setattr(Context, "address", address)
         yield made
 
 

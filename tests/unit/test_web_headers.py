@@ -21,7 +21,8 @@ async def headers_of(
         sent.append(message)
 
     scope: Any = {"type": "http", "method": "GET", "scheme": scheme, "path": "/", "headers": [(b"host", host)]}
-    await SafeHeaders(inner)(scope, inner, send)
+    nothing: Any = None
+    await SafeHeaders(inner)(scope, nothing, send)
     return sent[0]["headers"]
 
 
