@@ -14,6 +14,7 @@ Role = Literal["admin", "operator", "user", "owner", "observer"]
 KeyId: TypeAlias = str
 InviteId: TypeAlias = str
 EnrolmentId: TypeAlias = str
+SecretId: TypeAlias = str
 
 
 class Limits(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -150,6 +151,24 @@ class EnrolmentRevoked(EnrolmentEvent, tag="enrolment.revoked"):
     """The token brings no more workers in; those that came stay."""
 
 
+class SecretEvent(Event):
+    """Every fact about a user's secret for tasks names it first. Its name and its value are not on the log."""
+
+    entity: ClassVar[str] = "secret"
+    secret: SecretId
+    user: UserId
+
+
+class SecretSet(SecretEvent, tag="secret.set"):
+    """The user's secret has a value, or another one than before; `value` is another id for each."""
+
+    value: str
+
+
+class SecretRemoved(SecretEvent, tag="secret.removed"):
+    """The secret is no more, and its value is destroyed."""
+
+
 class WorkerIdentityEvent(Event):
     """Every fact about a worker's identity names the worker first."""
 
@@ -220,6 +239,8 @@ AnyAccountEvent = (
     | InviteRevoked
     | EnrolmentIssued
     | EnrolmentRevoked
+    | SecretSet
+    | SecretRemoved
     | WorkerEnrolled
     | WorkerRenamed
     | WorkerRekeyed

@@ -52,3 +52,10 @@ def unmask(reason: str, text: TaskText) -> str:
         return (value if found[1] else repr(value)) if value else found[0]
 
     return _PLACE.sub(word, reason)
+
+
+def is_of(said: str, reason: str) -> bool:
+    """Whether `said` is `reason` with words, whatever they are, put back where it names a field."""
+    around = _PLACE.split(reason)[:: _PLACE.groups + 1]
+    pattern = ".*".join(map(re.escape, around))
+    return re.fullmatch(pattern, said, re.DOTALL) is not None

@@ -59,6 +59,13 @@ class Poll(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     hello: Hello | None = None
 
 
+class OpenSecrets(msgspec.Struct, frozen=True, gc=False):
+    """What is sealed to a worker: values by the variable that they go into, and the job that they are for. JSON."""
+
+    job: JobId
+    env: dict[str, str]
+
+
 class Run(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="run"):
     """Run these tasks. `tickets` open the blobs they need over HTTP (see infra.tickets); `position` is where the
     lease is recorded, for reads that must not be older.
@@ -187,7 +194,7 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     waiting: int = 0
 
 
-DenyCode: TypeAlias = Literal["superseded", "malformed", "unknown_session", "slow_down"]
+DenyCode: TypeAlias = Literal["superseded", "malformed", "unknown_session", "slow_down", "two_machines"]
 PollAnswer: TypeAlias = Orders | Denied
 ReportAnswer: TypeAlias = Recorded | Denied
 OutputAnswer: TypeAlias = Stored | Denied

@@ -21,6 +21,9 @@ TIME_LIMIT_S_MAX = 366 * 86400
 AFTER_MAX = 1000
 INPUTS_MAX = 100
 RESULTS_MAX = 100
+SECRETS_MAX = 32
+ENV_NAME = re.compile(r"(?!HIVE_)[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
+SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 EACH_INPUTS_MAX = 10_000
 LABELS_MAX = 64
 NAME_CHARS_MAX = 200
@@ -54,6 +57,13 @@ class Each(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unk
     inputs: list[Input] = []
 
 
+class SecretUse(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """One of the user's secrets, by its name, and the variable that the task finds its value in."""
+
+    name: str
+    env: str
+
+
 class TaskText(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The part of a job that its user typed and only its worker needs."""
 
@@ -66,6 +76,7 @@ class TaskText(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     inputs: list[Input] = []
     each: Digest = ""
     results: list[str] = []
+    secrets: list[SecretUse] = []
 
 
 class RetrySpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
@@ -85,7 +96,8 @@ class JobSpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_
 
     Each task runs in a folder of its own, with its `inputs` in it; what it leaves at the paths in `results` is kept.
     `HIVE_JOB`, `HIVE_INDEX`, `HIVE_COUNT` and `HIVE_ATTEMPT` are in its environment. `after` names jobs that must
-    succeed first: ids, or the `ref` of another job in the same request.
+    succeed first: ids, or the `ref` of another job in the same request. `secrets` are put into the environment of its
+    tasks on the machine that runs them, and stand nowhere else.
     """
 
     command: list[str] = []
@@ -107,6 +119,7 @@ class JobSpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_
     each: Digest = ""
     results: list[str] = []
     ref: str = ""
+    secrets: list[SecretUse] = []
 
 
 def _between(field: str, value: float, low: float, high: float, unit: str = "") -> None:
@@ -199,6 +212,7 @@ def _check_text(spec: JobSpec, at: str) -> None:
         raise BadSpec(
             f"{at}after", f"has {len(spec.after)} entries; the limit is {AFTER_MAX}: wait for an array instead"
         )
+    _check_secrets(spec, at)
     check_inputs(f"{at}inputs", spec.inputs, INPUTS_MAX)
     if spec.each and not DIGEST.match(spec.each):
         raise BadSpec(f"{at}each", "must be the digest of an uploaded JSON list with one entry a task")
@@ -206,6 +220,20 @@ def _check_text(spec: JobSpec, at: str) -> None:
         _path(f"{at}results[{n}]", path)
     if len(spec.results) > RESULTS_MAX:
         raise BadSpec(f"{at}results", f"has {len(spec.results)} entries; the limit is {RESULTS_MAX}: pack them up")
+
+
+def _check_secrets(spec: JobSpec, at: str) -> None:
+    if len(spec.secrets) > SECRETS_MAX:
+        raise BadSpec(f"{at}secrets", f"has {len(spec.secrets)} entries; the limit is {SECRETS_MAX}")
+    taken = set(spec.env)
+    for n, secret in enumerate(spec.secrets):
+        if not SECRET_NAME.match(secret.name):
+            raise BadSpec(f"{at}secrets[{n}].name", "must be 1 to 64 of letters, digits, _ . - and begin with no sign")
+        if not ENV_NAME.match(secret.env):
+            raise BadSpec(f"{at}secrets[{n}].env", "must be letters, digits and _, and not begin with a digit or HIVE_")
+        if secret.env in taken:
+            raise BadSpec(f"{at}secrets[{n}].env", f"{secret.env!r} is set twice; each variable has one value")
+        taken.add(secret.env)
 
 
 def kind_of(spec: JobSpec) -> Kind:
@@ -216,8 +244,9 @@ def kind_of(spec: JobSpec) -> Kind:
 def text_of(spec: JobSpec) -> TaskText:
     """The part of `spec` that is sealed."""
     return TaskText(
-        spec.command, spec.name, spec.labels, spec.env, spec.cwd, spec.image, spec.inputs, spec.each, spec.results
-    )
+        spec.command, spec.name, spec.labels, spec.env, spec.cwd, spec.image, spec.inputs, spec.each, spec.results,
+        spec.secrets,
+    )  # fmt: skip
 
 
 def retries_of(spec: JobSpec) -> Retries:

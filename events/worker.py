@@ -69,6 +69,14 @@ class WorkerUndrained(WorkerEvent, tag="worker.undrained"):
     ask: str = ""
 
 
+class WorkerContested(WorkerEvent, tag="worker.contested"):
+    """A machine with this worker's key, whose `boot` is another than that of the one at work, was refused. Said so often
+    and no more, however often it tries.
+    """
+
+    boot: str
+
+
 AnyWorkerEvent = (
     WorkerRegistered
     | WorkerReported
@@ -78,4 +86,5 @@ AnyWorkerEvent = (
     | WorkerStopped
     | WorkerDrained
     | WorkerUndrained
+    | WorkerContested
 )

@@ -47,6 +47,12 @@ MIGRATIONS = (
     CREATE TABLE identity.key_uses (key text PRIMARY KEY, user_id text NOT NULL, at bigint NOT NULL);
     CREATE INDEX ON identity.key_uses (user_id);
     """,
+    """
+    CREATE TABLE identity.secrets (
+        secret_id text PRIMARY KEY, user_id text NOT NULL, key_id text NOT NULL, name bytea NOT NULL,
+        value bytea NOT NULL, set_at bigint NOT NULL);
+    CREATE INDEX ON identity.secrets (user_id);
+    """,
 )
 """Each is carried out once, in order; later ones are added at the end and never changed afterwards."""
 
@@ -199,7 +205,8 @@ class IdentityStore:
         """Those of these users that anything is kept of."""
         rows = await self._fetch(
             "SELECT user_id FROM identity.users WHERE user_id = ANY($1)"
-            " UNION SELECT user_id FROM identity.key_uses WHERE user_id = ANY($1)",
+            " UNION SELECT user_id FROM identity.key_uses WHERE user_id = ANY($1)"
+            " UNION SELECT user_id FROM identity.secrets WHERE user_id = ANY($1)",
             [*users],
         )  # fmt: skip
         return [row[0] for row in rows]
@@ -241,9 +248,10 @@ class IdentityStore:
             )
 
     async def remove_users(self, users: Sequence[UserId]) -> None:
-        """Destroy everything that is kept of these users: rows, data keys, sessions, links, uses of keys."""
+        """Destroy everything that is kept of these users: rows, data keys, sessions, links, uses of keys, secrets."""
         async with self._writing() as transaction:
-            await transaction.execute("DELETE FROM identity.key_uses WHERE user_id = ANY($1)", [*users])
+            for table in ("key_uses", "secrets"):
+                await transaction.execute(f"DELETE FROM identity.{table} WHERE user_id = ANY($1)", [*users])
             await transaction.execute("DELETE FROM identity.users WHERE user_id = ANY($1)", [*users])
 
     # Data keys

@@ -148,6 +148,10 @@ class Link:
             await self.close()
             raise LinkDown(f"no NATS at {self.url} for {self.name}: {self.last_error or 'no answer'}")
 
+    def use(self, credential: Credential) -> None:
+        """Be this user from the next connection on."""
+        self._credential = credential
+
     # State
 
     @property

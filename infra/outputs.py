@@ -26,7 +26,7 @@ PENDING_BYTES_MAX = 64 * 1024**2
 READ_BYTES_MAX = 8 * 1024**2
 """Of one `read`."""
 
-MARK, STDOUT, STDERR = 0, 1, 2
+MARK, STDOUT, STDERR = STREAMS = 0, 1, 2
 HEADER = struct.Struct(">BIQ")
 
 _JOB = re.compile(r"[a-z0-9]{3,64}\Z")
@@ -50,6 +50,14 @@ def frames(data: bytes, offset: int = 0) -> Iterator[tuple[int, int, bytes, int]
         if at > size:
             return
         yield stream, at_ms, data[start:at], offset + at
+
+
+def begins_frame(data: bytes) -> bool:
+    """Whether `data`, read from an offset on, can be the beginning of a frame, or of one that is not whole yet."""
+    if len(data) < HEADER.size:
+        return not data or data[0] in STREAMS
+    stream, length, _ = HEADER.unpack_from(data)
+    return stream in STREAMS and length <= READ_BYTES_MAX
 
 
 class BadOutputName(ValueError):

@@ -15,15 +15,19 @@ from typing import Any, Literal
 import msgspec
 
 from infra.disk import STOP_BYTES, WARN_BYTES
+from infra.tls import TlsError, check_private
 
 SETTINGS_FILE = "hive.toml"
 POOL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 PORT_MAX = 65535
 REPLICAS = (1, 3, 5)
+NOT_NEGATIVE = (
+    "disk_low_bytes", "disk_min_bytes", "requests_per_min_max", "open_jobs_max", "queued_tasks_max", "upload_bytes_max"
+)  # fmt: skip
 ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
 NATS_URL = re.compile(r"(tls|wss)://[^\s,/]+(/[^\s,]*)?")
 TYPO_LIKENESS = 0.8
-CLIENT_NAMES = frozenset({"HIVE_URL", "HIVE_KEY", "HIVE_DATA", "HIVE_CA", "HIVE_CA_SHA256"})
+CLIENT_NAMES = frozenset({"HIVE_URL", "HIVE_KEY", "HIVE_DATA", "HIVE_CA", "HIVE_CA_SHA256", "HIVE_INSECURE"})
 """Names of the environment that are the command line's, not settings."""
 
 
@@ -56,14 +60,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Free disk below which a warning is given; `disk_min_bytes` when that is more."""
     disk_min_bytes: int = STOP_BYTES
     """Free disk below which new submissions are refused, while what runs is still recorded."""
+    requests_per_min_max: int = 0
+    """How often each user may ask the API, unless it has a limit of its own (`hivectl user limits`); 0: any number. Admins
+    have none of these limits.
+    """
+    open_jobs_max: int = 0
+    """How many open jobs each user may have in the pool."""
+    queued_tasks_max: int = 0
+    """How many tasks of each user may wait for a worker."""
+    upload_bytes_max: int = 0
+    """The largest blob that each user may upload."""
     registration: Literal["open", "invite", "closed"] = "invite"
     """Who may register: anybody, whoever has an invitation, or nobody."""
     smtp_url: str = ""
     """Where mail is handed in, such as smtp://name:password@mail.example.org:587 (smtps:// for TLS from the start)."""
     mail_from: str = ""
     """The address that the hive's mail comes from; needed with `smtp_url`."""
+    human_check_url: str = ""
+    """Where answers to a check for humans are verified (Turnstile and what is like it); empty: nobody is asked for one."""
+    human_check_secret_file: str = ""
+    """The file with the secret that the service of `human_check_url` gave you."""
+    human_check_site_key: str = ""
+    """The key with which pages show the check; everybody may know it."""
+    human_check_required: bool = True
+    """Whether nobody registers while the service is away; else nobody is asked meanwhile."""
     public_url: str = ""
-    """How people reach the API, as mail tells them."""
+    """How people and machines reach the API, as mail and enrolment tokens tell them."""
     tls_cert_file: str = ""
     """A certificate of your own with what it rests on (PEM), in place of the one that `hivectl tls init` makes."""
     tls_key_file: str = ""
@@ -106,10 +128,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             )
         if self.smtp_url and not (self.smtp_url.startswith(("smtp://", "smtps://")) and "@" in self.mail_from):
             raise ValueError("`smtp_url` begins with smtp:// or smtps://, and needs `mail_from`, an e-mail address")
-        for name in ("disk_low_bytes", "disk_min_bytes"):
+        for name in NOT_NEGATIVE:
             if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; use 0 or more bytes")
+                raise ValueError(f"`{name}` is {getattr(self, name)}; use 0 or more")
+        self._check_human_check()
         self._check_network()
+
+    def _check_human_check(self) -> None:
+        url, parts = self.human_check_url, (self.human_check_secret_file, self.human_check_site_key)
+        if any((url, *parts)) and not all((url, *parts)):
+            raise ValueError(
+                "`human_check_url`, `human_check_secret_file` and `human_check_site_key` belong together; set all or none"
+            )
+        try:
+            if url:
+                check_private(url)
+        except TlsError as error:
+            raise ValueError(f"`human_check_url`: {error}") from None
+        if url and not url.startswith(("https://", "http://")):
+            raise ValueError(f"`human_check_url` is {url!r}; use the service's https:// address")
 
     def _check_network(self) -> None:
         if bool(self.tls_cert_file) != bool(self.tls_key_file) or (self.tls_ca_file and not self.tls_cert_file):

@@ -1,7 +1,8 @@
 """Tickets: what lets a worker fetch and store the blobs of one job over HTTP, for a while and without an account.
 
 A ticket is readable by whoever holds it (worker, job, roots, expiry) and cannot be changed: HMAC-SHA256 over its
-msgpack form. Roots: a digest opens that blob, `results:<job>` the results of another job, `put` allows uploads.
+msgpack form. Roots: a digest opens that blob, `results:<job>` the results of another job, `put` allows uploads,
+`secrets` the secrets of the job itself.
 """
 
 import base64
@@ -20,6 +21,7 @@ from its text, which is at most `events.spec.TEXT_BYTES_MAX` long, so a ticket s
 """
 
 PUT = "put"
+SECRETS = "secrets"
 RESULTS = "results:"
 _VERSION = 1
 _MAC_BYTES = 32

@@ -24,6 +24,7 @@ CHAIN_MAX = 10
 """A server shows so many certificates at most."""
 CA_ENV = "HIVE_CA"
 PIN_ENV = "HIVE_CA_SHA256"
+INSECURE_ENV = "HIVE_INSECURE"
 NO_HOST = frozenset({"", "0.0.0.0", "::"})
 """Addresses to listen on everywhere; nobody connects to them."""
 
@@ -87,9 +88,13 @@ def reached_at(host: str) -> str:
     return f"[{here}]" if ":" in here else here
 
 
-def check_private(url: str) -> None:
-    """Raise TlsError for a URL over which anybody between could read what is sent."""
+def check_private(url: str, environ: Mapping[str, str] | None = None) -> None:
+    """Raise TlsError for a URL over which anybody between could read what is sent; with an `environ`, unless HIVE_INSECURE
+    in it is 1.
+    """
     parts = urlsplit(url)
+    if environ is not None and environ.get(INSECURE_ENV) == "1":
+        return
     if parts.scheme in {"http", "nats", "ws"} and not is_loopback(parts.hostname or ""):
         safe = {"http": "https", "nats": "tls", "ws": "wss"}[parts.scheme]
         raise TlsError(f"{url} is not encrypted, and leaves this machine; use {safe}://")

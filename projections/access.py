@@ -23,6 +23,9 @@ from events.account import (
     KeyRevoked,
     Limits,
     Role,
+    SecretId,
+    SecretRemoved,
+    SecretSet,
     UserActed,
     UserErased,
     UserLimitsSet,
@@ -54,6 +57,7 @@ class User(msgspec.Struct):
     signed_out_at: int = 0
     limits: Limits = Limits()
     keys: dict[KeyId, None] = {}
+    secrets: dict[SecretId, None] = {}
 
 
 class Key(msgspec.Struct):
@@ -109,6 +113,14 @@ class Enrolment(msgspec.Struct):
         return not self.revoked and (not self.uses or self.used < self.uses) and now < self.expires_at
 
 
+class Secret(msgspec.Struct):
+    """A secret for tasks; what it is called and says is not known here. `value`: the id of its present value."""
+
+    user: UserId
+    value: str
+    since: int
+
+
 class Identity(msgspec.Struct):
     """A worker: whose it is, and how it proves who it is."""
 
@@ -133,6 +145,7 @@ class Access(msgspec.Struct):
     enrolment_of: dict[Digest, EnrolmentId] = {}
     workers: dict[WorkerId, Identity] = {}
     worker_of: dict[str, WorkerId] = {}
+    secrets: dict[SecretId, Secret] = {}
     shut_out: dict[str, int] = {}
     """Public keys that opened something until lately, and since when (ms) they must not: see SHUT_OUT_MS."""
     admins: int = 0
@@ -187,6 +200,9 @@ def _erased(access: Access, event: UserErased, at: int) -> None:
     user.signed_out_at = at
     for key in user.keys:
         access.keys[key].revoked = True
+    for secret in user.secrets:
+        del access.secrets[secret]
+    user.secrets = {}
     for found in (*access.invites.values(), *access.enrolments.values()):
         if (found.by if isinstance(found, Invite) else found.owner) == event.user:
             found.revoked = True
@@ -234,6 +250,16 @@ def _enrolment_issued(access: Access, event: EnrolmentIssued, at: int) -> None:
 
 def _enrolment_revoked(access: Access, event: EnrolmentRevoked, at: int) -> None:
     access.enrolments[event.enrolment].revoked = True
+
+
+def _secret_set(access: Access, event: SecretSet, at: int) -> None:
+    access.secrets[event.secret] = Secret(event.user, event.value, at)
+    access.users[event.user].secrets[event.secret] = None
+
+
+def _secret_removed(access: Access, event: SecretRemoved, at: int) -> None:
+    access.secrets.pop(event.secret, None)
+    access.users[event.user].secrets.pop(event.secret, None)
 
 
 def _enrolled(access: Access, event: WorkerEnrolled, at: int) -> None:
@@ -294,6 +320,8 @@ _CHANGES: dict[type[Any], Callable[[Access, Any, int], None]] = {
     InviteRevoked: _invite_revoked,
     EnrolmentIssued: _enrolment_issued,
     EnrolmentRevoked: _enrolment_revoked,
+    SecretSet: _secret_set,
+    SecretRemoved: _secret_removed,
     WorkerEnrolled: _enrolled,
     WorkerRenamed: _renamed,
     WorkerRekeyed: _rekeyed,

@@ -25,6 +25,7 @@ from events.task import (
     TasksStarted,
 )
 from events.worker import (
+    WorkerContested,
     WorkerDrained,
     WorkerLost,
     WorkerRegistered,
@@ -286,6 +287,10 @@ def _undrained(board: Board, event: WorkerUndrained, _at: int, _number: int) -> 
     _worker(board, event.worker).drained = False
 
 
+def _contested(board: Board, event: WorkerContested, at: int, _number: int) -> None:
+    _worker(board, event.worker).contested_at = at
+
+
 def _led(board: Board, event: WriterLed, at: int, _number: int) -> None:
     board.writer, board.writer_at = event.writer, at
 
@@ -314,6 +319,7 @@ _CHANGES: dict[type[Event] | type[Unknown], Callable[[Board, Any, int, int], Non
     WorkerStopped: _worker_state("stopped"),
     WorkerDrained: _drained,
     WorkerUndrained: _undrained,
+    WorkerContested: _contested,
     WriterLed: _led,
     Unknown: _unknown,
 }

@@ -82,12 +82,13 @@ class Worker(msgspec.Struct, gc=False):
     finished: int = 0
     failed: int = 0
     since: int = 0
+    contested_at: int = 0
 
     def row(self) -> WorkerRow:
         """The worker as readers get it."""
         return WorkerRow(
             self.worker, self.state, self.drained, self.session, self.boot, self.capacity, self.version,
-            self.leased, self.finished, self.failed, self.since,
+            self.leased, self.finished, self.failed, self.since, self.contested_at,
         )  # fmt: skip
 
 

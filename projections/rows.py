@@ -78,7 +78,8 @@ class ResultRow(msgspec.Struct, frozen=True, gc=False):
 
 class WorkerRow(msgspec.Struct, frozen=True, gc=False):
     """A worker. `leased`: tasks it has now; `finished`, `failed`: attempts of its that succeeded, or ended otherwise
-    (cancelled and returned ones are in neither). `since`: when it came into this state.
+    (cancelled and returned ones are in neither). `since`: when it came into this state. `contested_at`: when another
+    machine with its key was refused; 0: never.
     """
 
     worker: WorkerId
@@ -92,6 +93,7 @@ class WorkerRow(msgspec.Struct, frozen=True, gc=False):
     finished: int
     failed: int
     since: int
+    contested_at: int = 0
 
 
 class Totals(msgspec.Struct, frozen=True, gc=False):

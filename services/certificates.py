@@ -17,7 +17,7 @@ from infra.folder import Folder
 from infra.nats_config import Listening
 from infra.nats_process import NatsServerError
 from infra.settings import Settings
-from infra.tls import NO_HOST, TlsError, is_loopback
+from infra.tls import NO_HOST, TlsError, is_loopback, reached_at
 
 LOOK_S = 1.0
 """How often the files are looked at: what `hivectl tls renew` made, or an operator put there, is served so soon."""
@@ -59,6 +59,14 @@ def worker_host(settings: Settings, served: Served) -> str:
     public = urlsplit(settings.public_url).hostname
     host = settings.host if settings.nats_host in NO_HOST else settings.nats_host
     return public or (served.names[0] if host in NO_HOST or is_loopback(host) else host)
+
+
+def api_host(settings: Settings, served: Served | None) -> str:
+    """At which host, as in a URL, other machines reach the API by this hive's certificate; "" where they do not."""
+    if served is None or settings.behind_proxy or is_loopback(settings.host):
+        return ""
+    named = settings.host not in NO_HOST and served.covers(settings.host)
+    return reached_at(settings.host if named else served.names[0])
 
 
 def listening(settings: Settings, served: Served | None) -> Listening:

@@ -42,11 +42,12 @@ from services.accounts.hosted import PeopleHost
 from services.accounts.service import ACCOUNTS, AccountsService
 from services.asking import AskClient
 from services.certificates import Keeper, check_listeners, listening, served_by
+from services.floods import Floods
 from services.follower import Snapshotter
 from services.group import Group
 from services.hosting import NewerFormat
 from services.local import LocalWorkers
-from services.parts import accounts_service, core_of, network_of, pool_service
+from services.parts import accounts_service, core_of, limits_of, network_of, pool_service
 from services.pool.client import pool_client
 from services.pool.service import PoolService
 from services.projector import Projector
@@ -161,9 +162,12 @@ class ControlPlane:
             exits.push_async_callback(people.close)
             group.start(people.run())
             group.start(access.run())
+            floods = Floods(access, server.revoke if server is not None else None)
+            group.start(floods.run())
             service: PoolService | None = None
             if "pool" in self._options.roles:
                 service = await self._pool(settings, link, log, people.keyring, outputs, group)
+                service.on_flood = floods.noticed
             url = ""
             if self._reads_wanted():
                 reads, projector = await self._read_side(database, log, group)
@@ -178,7 +182,7 @@ class ControlPlane:
                     core = core_of(
                         self._folder, settings.pool, pool_client(link, settings.pool, service.near if service else None),
                         ask_accounts, access, people.keyring, people, references, log, reads, projector, outputs, server,
-                        lambda: self._disk, network_of(settings, served, server),
+                        lambda: self._disk, network_of(settings, served, server), limits_of(settings), floods,
                     )  # fmt: skip
                     url = await self._api(settings, core)
                     claim.set_url(url)

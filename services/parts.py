@@ -1,7 +1,10 @@
 """Parts that are put together alike wherever they run: in a control plane and in the tests' own."""
 
+import secrets
+import time
 from collections.abc import Callable
 
+from events.account import Limits
 from events.base import WorkerId
 from infra.blobs import Blobs
 from infra.certificates import Served
@@ -13,16 +16,20 @@ from infra.nats_log import JetStreamLog
 from infra.nats_server import NatsServer, WorkerUser
 from infra.outputs import Outputs
 from infra.references import References
+from infra.renewal import TOO_MANY
 from infra.sealing import Keys
 from infra.settings import Settings
 from infra.tickets import Tickets
 from infra.tls import PIN_CHARS, is_loopback, reached_at
 from services.access import AccessView
+from services.accounts.commands import RekeyWorker
 from services.accounts.first import first_of
 from services.accounts.hosted import PeopleHost
 from services.accounts.service import AccountsClient, AccountsService
-from services.certificates import worker_host
-from services.credentials import CredentialDesk
+from services.asking import RefusedAnswer
+from services.certificates import api_host, worker_host
+from services.credentials import CredentialDesk, CredentialRefused, KeyTaken
+from services.floods import Floods
 from services.hosting import Turn
 from services.pool.client import PoolClient
 from services.pool.orders import OrderBook
@@ -34,6 +41,9 @@ from services.version import VERSION
 from web.core import Core, Network
 from web.manifests import Manifests
 from web.problems import CannotEnrol
+
+REACHED_S = 5.0
+"""How long what was just written is waited for until it is known here, too."""
 
 
 def pool_service(
@@ -80,11 +90,49 @@ def network_of(settings: Settings, served: Served | None, server: NatsServer | N
         nats_url = f"tls://{host}:{server.port}{web}"
     return Network(
         cors_origins=tuple(settings.cors_origins),
+        public_url=settings.public_url.rstrip("/"),
+        api_host=api_host(settings, served),
         # Behind a proxy it is the proxy's certificate that workers see.
         ca_pin=served.fingerprint[:PIN_CHARS] if served and not settings.behind_proxy else "",
         nats_url=nats_url,
         nats_ca=served.ca if served and private else "",
     )
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What users may have that have no limits of their own."""
+    return Limits(
+        settings.requests_per_min_max, settings.open_jobs_max, settings.queued_tasks_max, settings.upload_bytes_max
+    )
+
+
+def _desk_of(
+    access: AccessView, accounts: AccountsClient, server: NatsServer | None, floods: Floods | None
+) -> CredentialDesk:
+    async def mint(worker: WorkerId, public_key: str) -> str:
+        if floods is not None and (wait_s := floods.wait_s(worker)):
+            raise CredentialRefused(
+                TOO_MANY, f"{worker} sent far more than a hive takes, and is shut out for {wait_s} s more",
+                time.time_ns() // 1_000_000, "wait, and look why it sends so much",
+            )  # fmt: skip
+        known = access.state.workers.get(worker)
+        if server is None or known is None or known.banned or known.public_key != public_key:
+            return ""
+        return server.admit(worker, public_key, known.pool)
+
+    async def rekey(worker: WorkerId, before: str, public_key: str) -> bool:
+        known = access.state.workers.get(worker)
+        if known is None or known.banned or known.public_key not in (before, public_key):
+            return False
+        by = f"worker:{worker}"
+        answer = await accounts.ask([RekeyWorker(worker, before, public_key)], by, cause=by, trace=secrets.token_hex(8))
+        outcome = answer.outcomes[0]
+        if isinstance(outcome, RefusedAnswer) and outcome.code in ("exists", "old_key"):
+            raise KeyTaken(outcome.detail)
+        await access.reached(answer.position, REACHED_S)
+        return not isinstance(outcome, RefusedAnswer)
+
+    return CredentialDesk(mint, rekey)
 
 
 def core_of(
@@ -103,19 +151,17 @@ def core_of(
     server: NatsServer | None,
     disk: Callable[[], DiskGuard],
     network: Network = Network(),
+    limits: Limits = Limits(),
+    floods: Floods | None = None,
 ) -> Core:
-    """What the API stands on. Without a `server` of its own (an external NATS) the hive takes no workers in."""
+    """What the API stands on. `limits`: of users that have none of their own. Without a `server` of its own (an external
+    NATS) the hive takes no workers in.
+    """
 
     def workers_url() -> str:
         if server is None:
             raise CannotEnrol("this hive uses an external NATS; add the worker's public key to its configuration")
         return network.nats_url or server.url
-
-    async def mint(worker: WorkerId, public_key: str) -> str:
-        known = access.state.workers.get(worker)
-        if server is None or known is None or known.banned or known.public_key != public_key:
-            return ""
-        return server.admit(worker, public_key, known.pool)
 
     async def revoke(public_key: str) -> bool:
         if server is None:
@@ -142,7 +188,8 @@ def core_of(
         tickets=Tickets(folder.ticket_key()),
         workers_url=workers_url,
         revoke=revoke,
-        credentials=CredentialDesk(mint),
+        credentials=_desk_of(access, accounts, server, floods),
         disk=disk,
+        limits=limits,
         network=network,
     )

@@ -56,9 +56,11 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def people_api(root: Path, database: Database, **settings: Any) -> AsyncGenerator[Served]:
-    """An API where anybody may register, unless the settings say otherwise."""
+async def people_api(
+    root: Path, database: Database, *, tables: bool = False, **settings: Any
+) -> AsyncGenerator[Served]:
+    """An API where anybody may register, unless the settings say otherwise; with `tables`, history too."""
     wanted: dict[str, Any] = {"registration": "open", **settings}
-    async with api(root, identities=database, settings=Settings(**wanted)) as hive:
+    async with api(root, tables=tables, identities=database, settings=Settings(**wanted)) as hive:
         async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
             yield Served(hive, hive.core.people, hive.server, http)

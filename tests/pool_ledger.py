@@ -201,6 +201,11 @@ class Ledger:
             if task.state == "leased" and task.worker == worker
         ]
 
+    def owned(self, owner: str) -> tuple[int, int]:
+        """How many open jobs the user has, and queued tasks of them."""
+        jobs = [job for job in self.jobs.values() if job.fact.owner == owner and not job.state]
+        return len(jobs), sum(job.count("queued") for job in jobs)
+
     def used(self, worker: str) -> tuple[int, int]:
         """Thousandths of CPUs and bytes of memory of what the worker has."""
         held = self.held_by(worker)

@@ -36,9 +36,9 @@ SECOND = 1000
 TEXT = Sealed("k1", b"sealed")
 
 
-def fact(job: str = "j1", count: int = 1, *, digest: str = "d", **more: Any) -> JobSubmitted:
+def fact(job: str = "j1", count: int = 1, *, digest: str = "d", owner: str = "u1", **more: Any) -> JobSubmitted:
     """A submission as a fact."""
-    return JobSubmitted(job, "u1", digest, TEXT, count=count, **more)
+    return JobSubmitted(job, owner, digest, TEXT, count=count, **more)
 
 
 def submit(job: str = "j1", count: int = 1, *, known: dict[str, Past] | None = None, **more: Any) -> Submit:

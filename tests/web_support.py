@@ -40,6 +40,7 @@ from services.accounts.hosted import PeopleHost
 from services.accounts.keys import digest_of, id_of, new_text, prefix_of
 from services.accounts.service import ACCOUNTS
 from services.asking import AskClient
+from services.floods import Floods
 from services.main import NO_POSTGRES
 from services.parts import accounts_service, core_of, pool_service
 from services.pool.client import pool_client
@@ -100,6 +101,7 @@ class Api:
         jwt = self.nats.admit(worker, nkey.public_of(seed), POOL)
         link = await Link.open(self.nats.url, Credential(seed, lambda: jwt), worker, f"_INBOX_{worker}")
         crew = Crew(link, worker, **more)
+        crew.seed = seed
         task = asyncio.create_task(crew.run())
         try:
             yield crew
@@ -157,14 +159,17 @@ async def api(
         guard = DiskGuard(folder.root, 0, 0)
         reads, ask = Reads(projector, database), pool_client(link, POOL)
         accounts = accounts_service(folder, link, log, nats, AlwaysTurn(), "test")
+        floods = Floods(access, nats.revoke)
+        service.on_flood = floods.noticed
         running += [
-            asyncio.create_task(work) for work in (accounts.run(), access.run(), ShutOut(access, nats.revoke).run())
+            asyncio.create_task(work)
+            for work in (accounts.run(), access.run(), ShutOut(access, nats.revoke).run(), floods.run())
         ]
         references = References(folder.directory("index") / "references.sqlite")
         exits.callback(references.close)
         core = core_of(
             folder, POOL, ask, ask_accounts, access, keys, people, references, log, reads, projector, outputs, nats,
-            lambda: guard, Network(),
+            lambda: guard, Network(), floods=floods,
         )  # fmt: skip
         core = replace(core, **changes)
         server = Server(create_app(core), "127.0.0.1", 0)
@@ -221,6 +226,7 @@ class Crew:
         starts: bool = False,
     ) -> None:
         self.link, self.worker, self.capacity, self.ends, self.detail = link, worker, capacity, ends, detail
+        self.seed = ""
         self.starts = starts
         """Whether it says of a task that it runs, before it ends it."""
         self._sequence = itertools.count(1)

@@ -4,6 +4,7 @@ What it answers is what the real one may answer; what it records is what the age
 """
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 from collections.abc import AsyncGenerator, Callable
@@ -35,7 +36,7 @@ from events.spec import TaskText
 from infra import renewal
 from infra.link import Link
 from infra.nats_server import NatsServer
-from infra.renewal import CredentialBody
+from infra.renewal import CredentialBody, RekeyBody
 from services.credentials import CredentialDesk, CredentialRefused
 from tests.nats_support import linked, serving
 from worker import identity, tree
@@ -47,6 +48,7 @@ JOB = "jaaaaaaaaaaaaaaaa"
 TICKET = "a-ticket"
 
 _credential_body_of = msgspec.json.Decoder(CredentialBody).decode
+_rekey_body_of = msgspec.json.Decoder(RekeyBody).decode
 
 
 class Pool:
@@ -66,10 +68,20 @@ class Pool:
         self.take_reports = True
         self.take_output = True
         self.deny = ""
+        self.slow_downs = {"next": 0, "report": 0, "output": 0}
+        """How many messages of each kind are refused with `slow_down`."""
         self._parked: tuple[str, Poll] | None = None
         self._number = 0
         self._seen: set[tuple[str, int]] = set()
         self._changed = asyncio.Event()
+
+    def _refused(self, subject: str, reply: str) -> bool:
+        kind = subject.rpartition(".")[2]
+        if not self.slow_downs[kind]:
+            return False
+        self.slow_downs[kind] -= 1
+        self._link.send(reply, protocol.pack(Denied("slow_down", "said the test")))
+        return True
 
     async def open(self) -> None:
         """Listen."""
@@ -80,6 +92,8 @@ class Pool:
         await self._link.subscribe(f"hb.{POOL}.{self.worker}", self._beat)
 
     def _polled(self, subject: str, reply: str, data: bytes) -> None:
+        if self._refused(subject, reply):
+            return
         poll = protocol.poll_of(data)
         self.polls.append(poll)
         self._changed.set()
@@ -125,6 +139,8 @@ class Pool:
         return self.run(tasks or [0, 0], TaskText(command=["sh", "-c", script], **text), **more)
 
     def _reported(self, subject: str, reply: str, data: bytes) -> None:
+        if self._refused(subject, reply):
+            return
         report = protocol.report_of(data)
         if not self.take_reports:
             return
@@ -138,6 +154,8 @@ class Pool:
         self._link.send(reply, protocol.pack(Recorded(f"1.{len(self.reports)}")))
 
     def _output(self, subject: str, reply: str, data: bytes) -> None:
+        if self._refused(subject, reply):
+            return
         if not self.take_output:
             return
         output: Output = protocol.output_of(data)
@@ -220,6 +238,8 @@ class Shelf:
     def __init__(self) -> None:
         self.blobs: dict[str, bytes] = {}
         self.results: dict[str, list[dict[str, Any]]] = {}
+        self.sealed: dict[str, bytes] = {}
+        """The sealed secrets of each job."""
         self.asked: list[tuple[str, str, str]] = []
         self.failures: list[int] = []
         """Statuses to answer the next requests with."""
@@ -240,6 +260,14 @@ class Shelf:
         """What the platform does for a credential desk."""
         return self.mints.get((worker, public_key), str)()
 
+    async def _rekey(self, request: web.Request) -> web.StreamResponse:
+        assert self.desk is not None
+        try:
+            answer = await self.desk.rekey(_rekey_body_of(await request.read()))
+        except CredentialRefused as error:
+            return web.json_response({"type": f"urn:hive:problem:{error.code}", "now": error.now}, status=403)
+        return web.Response(body=msgspec.json.encode(answer))
+
     async def _credential(self, request: web.Request) -> web.StreamResponse:
         assert self.desk is not None
         try:
@@ -255,6 +283,9 @@ class Shelf:
         if self.failures:
             return web.json_response({"title": "failed", "detail": "said the test"}, status=self.failures.pop(0))
         name = request.path.rpartition("/")[2]
+        if request.path.endswith("/secrets"):
+            sealed = base64.b64encode(self.sealed[request.path.split("/")[3]])
+            return web.json_response({"sealed": sealed.decode()})
         if request.path.startswith("/v1/jobs/"):
             found = self.results[request.path.split("/")[3]]
             after = int(request.query.get("after", "0"))
@@ -274,6 +305,7 @@ class Shelf:
         """Serve on a free port."""
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_post(renewal.PATH, self._credential)
+        app.router.add_post(renewal.REKEY_PATH, self._rekey)
         app.router.add_route("*", "/{tail:.*}", self._serve)
         runner = web.AppRunner(app)
         await runner.setup()
@@ -344,7 +376,14 @@ async def rigged(root: Path) -> AsyncGenerator[Rig]:
     """A worker with its pool."""
     async with serving(root / "hive") as server, linked(server) as link, Shelf().open() as shelf:
         who = identity.load_or_create(root / "worker")
-        shelf.desk = CredentialDesk(shelf.mint)
+
+        async def rekey(worker: str, before: str, public_key: str) -> bool:
+            if shelf.mints.pop((worker, before), None) is not None:
+                shelf.mints[worker, public_key] = lambda: server.admit(worker, public_key, POOL)
+                await server.revoke(before)
+            return (worker, public_key) in shelf.mints
+
+        shelf.desk = CredentialDesk(shelf.mint, rekey)
         shelf.mints[who.worker, who.public_key] = lambda: server.admit(who.worker, who.public_key, POOL)
         pool = Pool(link, who.worker)
         await pool.open()

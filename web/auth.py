@@ -28,7 +28,7 @@ class Gate:
     def __init__(self, inner: ASGIApp, core: Core, open_paths: frozenset[str]) -> None:
         self._inner, self._core, self._open = inner, core, open_paths
         self._door = TicketDoor(core)
-        self._rates = Rates(core.requests_per_min)
+        self._rates = Rates()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through, or answer with a problem."""
@@ -83,8 +83,8 @@ class Gate:
     def _check_rate(self, caller: Caller) -> None:
         if caller.ticket:
             return
-        user = self._core.access.state.users[caller.user]
-        wait_s = self._rates.take(caller.user, user.limits.requests_per_min, time.monotonic())
+        per_min = self._core.limits_of(caller.user).requests_per_min
+        wait_s = self._rates.take(caller.user, per_min, time.monotonic())
         if wait_s:
             raise Failed(
                 429, "too-many-requests", "more requests in a minute than you may make",

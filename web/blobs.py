@@ -12,7 +12,7 @@ from litestar.types import ASGIApp
 
 from events.base import Digest
 from events.spec import DIGEST
-from infra.blobs import BlobMissing
+from infra.blobs import SIZE_BYTES_MAX, BlobMissing
 from web import schema
 from web.caller import JOBS_READ, Caller, caller_of
 from web.core import Core
@@ -51,8 +51,9 @@ async def put_blob(core: CoreArg, digest: FromPath[str], request: Request[Any, A
     # What a worker has made may still be kept when nothing new is taken any more.
     if not existed and core.disk().state == "full" and not caller_of(request).ticket:
         raise Failed(507, "disk-full", core.disk().why(), remedy="free some space on the hive's disk")
-    blob = await core.blobs.put_stream(digest, request.stream())
     caller = caller_of(request)
+    limit = 0 if caller.ticket else core.limits_of(caller.user).upload_bytes
+    blob = await core.blobs.put_stream(digest, request.stream(), min(limit or SIZE_BYTES_MAX, SIZE_BYTES_MAX))
     if not caller.ticket:
         await core.references.add(caller.user, [digest])
     answer = schema.BlobAnswer(blob.digest, blob.size)

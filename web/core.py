@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 import msgspec
 
+from events.account import Limits
+from events.base import UserId, WorkerId
 from events.log import Log
 from infra.blobs import Blobs
 from infra.disk import DiskGuard
+from infra.nkey import worker_id_of
 from infra.outputs import Outputs
 from infra.references import References
 from infra.sealing import Keys
@@ -24,12 +27,15 @@ from web.manifests import Manifests
 
 class Network(msgspec.Struct, frozen=True):
     """How others reach the platform, as they are told. `cors_origins`: the sites that may use the API from a browser.
+    `public_url`: where they reach the API, `api_host`: by which name, on the port that it listens on ("": not known).
     `ca_pin`: the beginning of the fingerprint of the authority that the API's certificate rests on. `nats_url`: where
     workers reach NATS ("": where this machine does); `nats_ca`: the authority (PEM) that its certificate rests on
     ("": the one that the API's does).
     """
 
     cors_origins: tuple[str, ...] = ()
+    public_url: str = ""
+    api_host: str = ""
     ca_pin: str = ""
     nats_url: str = ""
     nats_ca: str = ""
@@ -39,6 +45,7 @@ class Network(msgspec.Struct, frozen=True):
 class Core:
     """The platform as the API sees it. `workers_url()` says where workers connect; it raises
     problems.CannotEnrol where they cannot. `revoke(public_key)` disconnects it, and says whether that changed anything.
+    `limits`: what who has none of its own may have and do.
     """
 
     pool: str
@@ -60,5 +67,22 @@ class Core:
     revoke: Callable[[str], Awaitable[bool]]
     credentials: CredentialDesk
     disk: Callable[[], DiskGuard]
-    requests_per_min: int = 0
+    limits: Limits = Limits()
     network: Network = Network()
+
+    def worker_id(self, public_key: str) -> WorkerId:
+        """Of the worker that has this key, or of one that is to have it. Raises BadKey."""
+        return self.access.state.worker_of.get(public_key) or worker_id_of(public_key)
+
+    def limits_of(self, user: UserId) -> Limits:
+        """What the user may have and do: as the hive's settings say where it has no limit of its own, and an admin any
+        number.
+        """
+        known = self.access.state.users[user]
+        own, others = known.limits, Limits() if "admin" in known.roles else self.limits
+        return Limits(
+            own.requests_per_min or others.requests_per_min,
+            own.open_jobs or others.open_jobs,
+            own.queued_tasks or others.queued_tasks,
+            own.upload_bytes or others.upload_bytes,
+        )

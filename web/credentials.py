@@ -1,4 +1,4 @@
-"""Workers' NATS JWTs. The path is open: the request itself proves who asks, with the worker's own nkey."""
+"""Workers' NATS JWTs and keys. The paths are open: the request itself proves who asks, with the worker's own nkey."""
 
 from typing import Any
 
@@ -6,7 +6,19 @@ import msgspec
 from litestar import post
 from litestar.params import JSONBody
 
-from infra.renewal import NOT_ENROLLED, PATH, REPLAYED, STALE, TOO_MANY, CredentialAnswer, CredentialBody
+from infra.renewal import (
+    KEY_TAKEN,
+    NOT_ENROLLED,
+    PATH,
+    REKEY_PATH,
+    REPLAYED,
+    STALE,
+    TOO_MANY,
+    CredentialAnswer,
+    CredentialBody,
+    RekeyAnswer,
+    RekeyBody,
+)
 from services.credentials import CredentialRefused
 from web.caller import NOBODY
 from web.params import CoreArg, problems
@@ -14,7 +26,7 @@ from web.problems import Failed
 
 BODY_BYTES_MAX = 4096
 RETRY_AFTER_S = 60
-_STATUSES = {NOT_ENROLLED: 403, STALE: 409, REPLAYED: 409, TOO_MANY: 429}
+_STATUSES = {NOT_ENROLLED: 403, STALE: 409, REPLAYED: 409, KEY_TAKEN: 409, TOO_MANY: 429}
 
 
 @post(
@@ -34,6 +46,23 @@ async def credential(core: CoreArg, data: JSONBody[CredentialBody]) -> Credentia
         raise _failed(refused) from None
 
 
+@post(
+    REKEY_PATH,
+    needs=NOBODY,
+    status_code=200,
+    summary="Have a worker be known by another key",
+    description="The worker signs the request with both nkeys. The old one opens nothing from then on; what runs goes on.",
+    responses=problems(409, 413),
+    request_max_body_size=BODY_BYTES_MAX,
+)
+async def rekey(core: CoreArg, data: JSONBody[RekeyBody]) -> RekeyAnswer:
+    """To whoever has both keys."""
+    try:
+        return await core.credentials.rekey(data)
+    except CredentialRefused as refused:
+        raise _failed(refused) from None
+
+
 def _failed(refused: CredentialRefused) -> Failed:
     status = _STATUSES[refused.code]
     headers: dict[str, Any] = {"Retry-After": str(RETRY_AFTER_S)} if refused.code == TOO_MANY else {}
@@ -42,4 +71,4 @@ def _failed(refused: CredentialRefused) -> Failed:
     return failed
 
 
-ROUTES = [credential]
+ROUTES = [credential, rekey]

@@ -9,13 +9,14 @@ import time
 from litestar import delete, get, post
 from litestar.params import FromPath, JSONBody
 
-from infra.nkey import BadKey, verify, worker_id_of
+from infra.nkey import BadKey, verify
 from projections.access import Enrolment
 from services.accounts.commands import Enrol, IssueEnrolment, RevokeEnrolment
 from services.accounts.keys import digest_of, id_of, new_text, pinned
 from web import schema
 from web.administer import administer, tell
 from web.caller import NOBODY, WORKERS_CHANGE, Caller, caller_of, forbidden
+from web.core import Network
 from web.keys_schema import EnrolmentBody, EnrolmentsAnswer, EnrolmentView, JoinBody, NewEnrolment, join_text
 from web.params import CoreArg, problems
 from web.problems import AnyRequest, bad_field, not_found
@@ -56,9 +57,16 @@ async def make_enrolment(core: CoreArg, request: AnyRequest, data: JSONBody[Enro
     digest = digest_of(text)
     command = IssueEnrolment(id_of("e", digest), owner, digest, core.pool, data.uses, _now() + data.expires_in * 1000)
     await administer(core, caller, command, "enrolment.issue", command.enrolment)
-    return NewEnrolment(
-        pinned(text, core.network.ca_pin), _view(command.enrolment, core.access.state.enrolments[command.enrolment])
-    )
+    made = _view(command.enrolment, core.access.state.enrolments[command.enrolment])
+    return NewEnrolment(pinned(text, core.network.ca_pin), made, _reached_at(core.network, request))
+
+
+def _reached_at(network: Network, request: AnyRequest) -> str:
+    """Where other machines reach this API, "" where it cannot tell."""
+    if network.public_url or not network.api_host:
+        return network.public_url
+    _, port = request.scope["server"] or ("", 0)
+    return f"https://{network.api_host}:{port}"
 
 
 @delete(
@@ -96,7 +104,7 @@ def _is_signed(data: JoinBody) -> bool:
 async def join(core: CoreArg, data: JSONBody[JoinBody]) -> schema.EnrolAnswer:
     """Let a machine connect."""
     try:
-        worker = worker_id_of(data.public_key)
+        worker = core.worker_id(data.public_key)
     except BadKey as error:
         raise bad_field("public_key", str(error)) from None
     if not _is_signed(data):

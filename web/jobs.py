@@ -10,7 +10,7 @@ from litestar import Response, get, post
 from litestar.params import FromPath, FromQuery, HeaderParameter, QueryParameter, RawBody
 
 from events.base import Digest
-from events.catalog import pool_subject, position_text
+from events.catalog import ACCOUNTS_SUBJECT, pool_subject, position_text
 from events.job import Kind
 from events.log import LogUnavailable
 from events.masking import unmask
@@ -40,7 +40,7 @@ CURSOR_CHARS_MAX = 1000
 FRESH_S = 2.0
 _text_of = msgspec.json.Decoder(TaskText).decode
 _AFTER = re.compile(r"after\[(\d+)\]\Z")
-_STATUS = {"different_body": 409, "pool_full": 503}
+_STATUS = {"different_body": 409, "pool_full": 503, "quota": 429}
 
 Key = Annotated[
     str,
@@ -56,7 +56,7 @@ Key = Annotated[
     needs="jobs:own",
     summary="Submit jobs",
     description="One job, or a list of up to 1000. What is answered with 201 is on disk.",
-    responses=problems(409, 413, 422, 507),
+    responses=problems(409, 413, 422, 429, 507),
     operation_class=SubmitOperation,
     request_max_body_size=BODY_BYTES_MAX,
 )
@@ -67,8 +67,9 @@ async def submit(core: CoreArg, request: AnyRequest, body: RawBody, idempotency_
         raise Failed(507, "disk-full", core.disk().why(), remedy="free some space on the hive's disk")
     check_key(idempotency_key)
     specs, place = parse(body)
-    asked = build(specs, place, caller.user, idempotency_key, core.keys)
+    asked = build(specs, place, caller.user, idempotency_key, core.keys, core.limits_of(caller.user))
     await _check_jobs(core, caller, asked, place)
+    await _check_secrets(core, caller, asked, place)
     await _check_blobs(core, caller, asked, place)
     answer = await _ask(core, caller, asked, place)
     return Response(encode(answer), status_code=201, media_type="application/json")
@@ -87,6 +88,21 @@ async def _check_jobs(core: Core, caller: Caller, asked: Request, place: Place) 
             if row is None or not caller.sees(row.owner):
                 refused = RefusedAnswer("unknown_job", f"after[{at}]", f"there is no job {job!r}")
                 raise bad_field(f"{place(number)}{_field_of(refused, spec)}", refused.detail)
+
+
+async def _check_secrets(core: Core, caller: Caller, asked: Request, place: Place) -> None:
+    """The secrets that these name must be there, and the caller's own."""
+    known, id_of = core.access.state.secrets, core.people.secrets.id_of
+    for number, spec in enumerate(asked.specs):
+        for at, secret in enumerate(spec.secrets):
+            name = id_of(caller.user, secret.name)
+            if name not in known:
+                # It may have been set a moment ago, at another control plane.
+                await core.access.reached(await core.log.last(ACCOUNTS_SUBJECT), FRESH_S)
+            if name not in known:
+                remedy = "set it first: hivectl secret set NAME, or PUT /v1/secrets/{name}"
+                field = f"{place(number)}secrets[{at}].name"
+                raise bad_field(field, f"{field}: you have no secret {secret.name!r}", remedy)
 
 
 async def _check_blobs(core: Core, caller: Caller, asked: Request, place: Place) -> None:
@@ -200,7 +216,7 @@ def job_view(row: JobRow, keys: Keys, full: bool) -> schema.Job:
         row.failed, row.cancelled, text.name, text.labels, text.command, text.image, row.priority,
         row.cpus_milli / 1000, row.memory_bytes, row.after, row.owner, row.submitted_at, row.finished_at,
         position_text(row.position), shown.env, shown.cwd,
-        shown.inputs, shown.each, shown.results, erased,
+        shown.inputs, shown.each, shown.results, erased, shown.secrets,
     )  # fmt: skip
 
 

@@ -110,9 +110,7 @@ async def rotate_key(
     return NewKey(text, _view(core, command.key, core.access.state.keys[command.key]))
 
 
-@delete(
-    "/v1/keys/{key:str}", needs=ANYBODY, status_code=200, summary="Revoke an API key", responses=problems(404, 409)
-)
+@delete("/v1/keys/{key:str}", needs=ANYBODY, status_code=200, summary="Revoke an API key", responses=problems(404, 409))
 async def revoke_key(core: CoreArg, request: AnyRequest, key: FromPath[str]) -> schema.Done:
     """It opens nothing any more."""
     caller = caller_of(request)

@@ -83,10 +83,13 @@ class EnrolmentView(msgspec.Struct, frozen=True, gc=False):
 
 
 class NewEnrolment(msgspec.Struct, frozen=True, gc=False):
-    """A token that was made. `text` is shown this once."""
+    """A token that was made. `text` is shown this once. `url`: where other machines reach this hive, as far
+    as it knows.
+    """
 
     text: str
     enrolment: EnrolmentView
+    url: str = ""
 
 
 class EnrolmentsAnswer(msgspec.Struct, frozen=True, gc=False):

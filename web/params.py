@@ -79,6 +79,7 @@ _SAYS = {
     403: "Who asks, or the key or ticket, may not have this",
     404: "There is no such thing",
     409: "It conflicts with what is",
+    410: "It was there, and is destroyed",
     413: "The body is too large",
     416: "There is nothing in the range asked for",
     422: "A value is not possible; `field` names it",

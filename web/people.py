@@ -22,6 +22,7 @@ from web.people_schema import (
     EraseBody,
     LoginBody,
     MailBody,
+    OptionsAnswer,
     PasswordBody,
     RefreshBody,
     RegisterBody,
@@ -43,7 +44,7 @@ _MINE: dict[str, Any] = {"needs": ANYBODY, "request_max_body_size": BODY_BYTES_M
 _STATUS = {
     "no_user": 404, "wrong_login": 401, "bad_link": 403, "bad_invite": 403, "closed": 403, "suspended": 403,
     "name_taken": 409, "mail_taken": 409, "last_admin": 409, "exists": 409, "changed": 409, "no_mail": 409,
-    "no_password": 409, "too_slow": 409,
+    "no_password": 409, "too_slow": 409, "human_needed": 403, "not_human": 403, "human_check_away": 503,
 }  # fmt: skip
 _REMEDIES = {
     "wrong_login": "try again, or have another password set",
@@ -52,6 +53,9 @@ _REMEDIES = {
     "no_mail": "an admin makes a link with POST /v1/users/{user}/reset-link",
     "no_password": "an admin makes a link with POST /v1/users/{user}/reset-link",
     "name_taken": "choose another name",
+    "human_needed": "solve the check of GET /v1/auth/options and send what it gives as `human`",
+    "not_human": "solve the check again, and send what it gives as `human`",
+    "human_check_away": "try again in a minute",
 }
 
 
@@ -97,6 +101,12 @@ def view_of(profile: Profile, *, mail: bool) -> UserView:
 # Coming in
 
 
+@get("/v1/auth/options", summary="How people come in here", responses=problems(), needs=NOBODY)
+async def options(people: PeopleArg) -> OptionsAnswer:
+    """What a page asks for before it shows a form."""
+    return OptionsAnswer(people.registration, people.mails.sends, people.human_check_site_key)
+
+
 @post(
     "/v1/auth/register",
     summary="Register",
@@ -108,7 +118,9 @@ async def register(people: PeopleArg, request: AnyRequest, data: JSONBody[Regist
     """Make a user."""
     invite = digest_of(data.invite) if data.invite else ""
     with as_problems():
-        user = await people.people.register(data.name, data.password, data.email, invite, address_of(request.scope))
+        user = await people.people.register(
+            data.name, data.password, data.email, invite, address_of(request.scope), data.human
+        )
     return RegisteredAnswer(user)
 
 
@@ -118,7 +130,7 @@ async def login(people: PeopleArg, request: AnyRequest, data: JSONBody[LoginBody
     if data.cookie:
         check_own_page(request.scope)
     with as_problems():
-        tokens = await people.people.log_in(data.name, data.password, address_of(request.scope))
+        tokens = await people.people.log_in(data.name, data.password, address_of(request.scope), data.human)
     return _answer(people, request, tokens, data.cookie)
 
 
@@ -168,10 +180,10 @@ def _refresh_of(people: PeopleHost, request: AnyRequest, data: RefreshBody | Non
     responses=problems(409, 413, 422),
     **_OPEN,
 )
-async def request_reset(people: PeopleArg, data: JSONBody[MailBody]) -> None:
+async def request_reset(people: PeopleArg, request: AnyRequest, data: JSONBody[MailBody]) -> None:
     """To the user who has shown that this address is theirs."""
     with as_problems():
-        people.mails.send_reset(data.email)
+        await people.people.request_reset(data.email, address_of(request.scope), data.human)
 
 
 @post(
@@ -270,6 +282,6 @@ async def erase(people: PeopleArg, request: AnyRequest, data: JSONBody[EraseBody
 
 
 ROUTES = [
-    register, login, refresh, logout, request_reset, reset, verify,
+    options, register, login, refresh, logout, request_reset, reset, verify,
     me, set_mail, change_password, sign_out, erase,
 ]  # fmt: skip

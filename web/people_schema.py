@@ -18,8 +18,22 @@ NameText: TypeAlias = Annotated[
 ]
 PasswordText: TypeAlias = Annotated[str, Meta(max_length=TEXT_CHARS_MAX, description="10 or more characters")]
 TokenText: TypeAlias = Annotated[str, Meta(max_length=TEXT_CHARS_MAX)]
+HumanText: TypeAlias = Annotated[
+    str,
+    Meta(max_length=2048, description="What the check for humans gave, where one is wanted: see GET /v1/auth/options"),
+]
 MailText: TypeAlias = Annotated[str, Meta(max_length=254, examples=["ada@example.org"])]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=LIMIT_MAX)]
+
+
+class OptionsAnswer(msgspec.Struct, frozen=True, gc=False):
+    """How people come in here. `mail`: whether links are sent by mail. `human_check_site_key`: with which a page shows the
+    check for humans whose answer goes into `human`; "" where nobody is asked for one.
+    """
+
+    registration: Literal["open", "invite", "closed"]
+    mail: bool
+    human_check_site_key: str
 
 
 class RegisterBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -29,6 +43,7 @@ class RegisterBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=
     password: PasswordText
     email: MailText = ""
     invite: TokenText = ""
+    human: HumanText = ""
 
 
 class RegisteredAnswer(msgspec.Struct, frozen=True, gc=False):
@@ -38,11 +53,12 @@ class RegisteredAnswer(msgspec.Struct, frozen=True, gc=False):
 
 
 class LoginBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """`cookie`: for pages, set cookies instead of giving the tokens."""
+    """`cookie`: for pages, set cookies instead of giving the tokens. `human` is wanted after some wrong passwords."""
 
     name: NameText
     password: PasswordText
     cookie: bool = False
+    human: HumanText = ""
 
 
 class RefreshBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -68,6 +84,7 @@ class MailBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True
     """Whose password is to be set."""
 
     email: MailText
+    human: HumanText = ""
 
 
 class ResetBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):

@@ -96,6 +96,7 @@ _TITLES = {
     "bad-json": "The body is not the JSON that is expected",
     "bad-position": "Not a position",
     "too-large": "Too large",
+    "quota": "More than you may have at once",
     "refused": "Refused",
     "unauthorized": "The key is missing or wrong",
     "forbidden": "Not allowed",

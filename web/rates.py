@@ -8,23 +8,21 @@ MINUTE_S = 60.0
 
 
 class Rates:
-    """Buckets by name; `per_min` is what who has no limit of its own may do, 0 for any number."""
+    """Buckets by name."""
 
-    def __init__(self, per_min: int) -> None:
-        self._per_min = per_min
+    def __init__(self) -> None:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, name: str, per_min: int, now: float) -> int:
-        """Count a request of `name`, who may make `per_min` (0: as everybody) at `now` (s); 0 when it may go on, else
+        """Count a request of `name`, who may make `per_min` (0: any number) at `now` (s); 0 when it may go on, else
         the seconds to wait.
         """
-        limit = per_min or self._per_min
-        if not limit:
+        if not per_min:
             return 0
-        left, since = self._buckets.get(name, (float(limit), now))
-        left = min(float(limit), left + (now - since) * limit / MINUTE_S)
+        left, since = self._buckets.get(name, (float(per_min), now))
+        left = min(float(per_min), left + (now - since) * per_min / MINUTE_S)
         if left < 1:
-            return max(1, math.ceil((1 - left) * MINUTE_S / limit))
+            return max(1, math.ceil((1 - left) * MINUTE_S / per_min))
         self._buckets[name] = (left - 1, now)
         self._buckets.move_to_end(name)
         if len(self._buckets) > BUCKETS_MAX:

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from events.base import Digest
 from events.job import Kind
-from events.spec import Input
+from events.spec import Input, SecretUse
 from events.task import AttemptEnd, Detail
 from projections.rows import JobState, TaskState, WorkerState
 
@@ -71,7 +71,7 @@ class Problem(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 class Job(msgspec.Struct, frozen=True, gc=False):
     """A job. queued + leased + running + succeeded + failed + cancelled = count; `reason`: why it is held or cancelled,
-    or what failed first. `cpus` is of each task, as is `memory`. `env`, `cwd`, `inputs`, `each` and `results` are only
+    or what failed first. `cpus` is of each task, as is `memory`. `env`, `cwd`, `inputs`, `each`, `results` and `secrets` (names alone) are only
     shown for a single job. `erased`: what its user typed was destroyed.
     """
 
@@ -104,6 +104,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     each: Digest = ""
     results: list[str] = []
     erased: bool = False
+    secrets: list[SecretUse] = []
 
 
 class JobsAnswer(msgspec.Struct, frozen=True, gc=False):
@@ -169,7 +170,8 @@ class Done(msgspec.Struct, frozen=True, gc=False):
 
 class WorkerView(msgspec.Struct, frozen=True, gc=False):
     """A worker. `leased`: tasks it has now; `finished`, `failed`: attempts that succeeded there, or ended otherwise.
-    `enrolled`: it was taken in and never connected yet. The name is shown to its owner, and to who looks after workers.
+    `enrolled`: it was taken in and never connected yet. The name and the warning are shown to its owner, and to who looks
+    after workers.
     """
 
     worker: str
@@ -186,6 +188,7 @@ class WorkerView(msgspec.Struct, frozen=True, gc=False):
     name: str = ""
     owner: str = ""
     banned: bool = False
+    warning: str = ""
 
 
 class WorkersAnswer(msgspec.Struct, frozen=True, gc=False):

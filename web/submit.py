@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from events.account import Limits
 from events.base import Digest, JobId, Sealed, UserId
 from events.job import JobSubmitted, Retries
 from events.spec import TEXT_BYTES_MAX, JobSpec, RetrySpec, check_spec, kind_of, retries_of, text_of
@@ -96,8 +97,10 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     specs: list[JobSpec]
 
 
-def build(specs: list[JobSpec], place: Place, owner: UserId, key: str, keys: Keys) -> Request:
-    """Commands for the jobs of `owner`. Raises BadSpec or Failed."""
+def build(
+    specs: list[JobSpec], place: Place, owner: UserId, key: str, keys: Keys, limits: Limits = Limits()
+) -> Request:
+    """Commands for the jobs of `owner`, who has these limits. Raises BadSpec or Failed."""
     ids = new_ids(len(specs), owner, key)
     order = list(range(len(specs)))
     if any(needs_resolving(spec) for spec in specs):
@@ -109,7 +112,8 @@ def build(specs: list[JobSpec], place: Place, owner: UserId, key: str, keys: Key
         text = _encode(text_of(specs[number]))
         if len(text) > TEXT_BYTES_MAX:
             raise _text_too_large(place(number).rstrip("."), len(text))
-        commands.append(Submit(_fact(specs[number], ids[number], owner, digests[number], seal(owner, text))))
+        fact = _fact(specs[number], ids[number], owner, digests[number], seal(owner, text))
+        commands.append(Submit(fact, open_jobs_max=limits.open_jobs, queued_tasks_max=limits.queued_tasks))
     return Request(ids, commands, order, specs)
 
 

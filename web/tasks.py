@@ -11,6 +11,7 @@ from litestar.types import ASGIApp
 from events.catalog import position_text
 from events.masking import unmask
 from events.spec import TaskText
+from infra.outputs import HEADER, begins_frame
 from projections.rows import TaskRow, TaskState
 from web import schema
 from web.caller import JOBS_READ, caller_of
@@ -18,7 +19,7 @@ from web.core import Core
 from web.jobs import text_in, visible
 from web.output import Streams, all_bytes, follow_output, place_of
 from web.params import LIMIT, CoreArg, Limit, MinPosition, at_least, problems
-from web.problems import Failed, not_found
+from web.problems import Failed, bad_field, not_found
 from web.stream import BytesStream, EventStream
 
 LEASES_SHOWN_MAX = 5
@@ -91,6 +92,7 @@ async def output(
     if attempt_lease:
         await _check_attempt(core, job, index, attempt_lease)
     lease, start = place_of(last_event_id) if last_event_id else (attempt_lease, offset)
+    await _check_place(core, job, index, lease, start, "Last-Event-ID" if last_event_id else "offset")
     if "text/event-stream" in request.headers.get("accept", ""):
         return EventStream(follow_output(core, job, text, index, STREAMS[stream], lease, start, follow))
     return await _bytes(core, job, index, STREAMS[stream], lease, start)
@@ -108,6 +110,17 @@ async def _check_attempt(core: Core, job: str, index: int, lease: int) -> None:
             f"it did under {', '.join(map(str, printed[-LEASES_SHOWN_MAX:]))}" if printed else "it printed nothing yet"
         )
         raise Failed(404, "not-found", detail, field="attempt_lease", remedy=f"{remedy}; leave it out for the latest")
+
+
+async def _check_place(core: Core, job: str, index: int, lease: int, offset: int, field: str) -> None:
+    """Raise Failed when `offset` is in the middle of something that the task printed: all the rest would be lost."""
+    if not offset:
+        return
+    leases = [lease] if lease else await core.outputs.leases(job, index)
+    begun = [begins_frame(await core.outputs.read(job, index, one, offset, HEADER.size)) for one in leases]
+    if begun and not any(begun):
+        remedy = "go on from the Hive-Next-Offset or the id of an answer; it counts more than the bytes that are shown"
+        raise bad_field(field, f"nothing that the task printed begins at offset {offset}", remedy, status=400)
 
 
 async def _bytes(core: Core, job: str, index: int, streams: Streams, lease: int, offset: int) -> BytesStream:

@@ -1,4 +1,5 @@
-"""What a worker's ticket opens: the blobs it names, those that the manifest it names lists, and results of jobs."""
+"""What a worker's ticket opens: the blobs it names, those that the manifest it names lists, results of jobs, and the
+secrets of its own job."""
 
 import re
 import time
@@ -10,7 +11,7 @@ from events.base import Digest, JobId
 from events.catalog import pool_subject
 from events.spec import TaskText
 from infra.sealing import KeyDestroyed
-from infra.tickets import PUT, BadTicket, Ticket
+from infra.tickets import PUT, SECRETS, BadTicket, Ticket
 from services.reads import after_of
 from web.core import Core
 from web.problems import Failed, unauthorized
@@ -22,6 +23,7 @@ REACHED_S = 5.0
 
 _BLOB = re.compile(r"/v1/blobs/([^/]+)\Z")
 _RESULTS = re.compile(r"/v1/jobs/([^/]+)/results\Z")
+_SECRETS = re.compile(r"/v1/jobs/([^/]+)/secrets\Z")
 _text_of = msgspec.json.Decoder(TaskText).decode
 
 
@@ -42,6 +44,13 @@ class TicketDoor:
             raise unauthorized(str(error)) from None
         if blob := _BLOB.match(path):
             await self._check_blob(method, blob[1], ticket)
+            return ticket
+        if (
+            (wanted := _SECRETS.match(path))
+            and method == "POST"
+            and wanted[1] == ticket.job
+            and SECRETS in ticket.roots
+        ):
             return ticket
         found = _RESULTS.match(path)
         if found is None or method != "GET" or found[1] not in ticket.results_of():

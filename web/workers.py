@@ -2,13 +2,14 @@
 
 import contextlib
 import secrets
+import time
 
 from litestar import delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 
 from events.base import WorkerId
 from events.catalog import position_text
-from infra.nkey import BadKey, worker_id_of
+from infra.nkey import BadKey
 from infra.sealing import KeyAway, KeyDestroyed, SealBroken
 from projections.access import Identity
 from projections.rows import WorkerRow
@@ -24,13 +25,19 @@ from web.problems import AnyRequest, bad_field, not_found, unavailable
 
 NAMES_ALL = ("workers:all", "users:read")
 """Who is shown the names of others' workers: what their owners typed."""
+CONTESTED_SHOWN_MS = 60 * 60_000
+CONTESTED = (
+    "lately another machine came with this worker's key, and was refused; if its folder was copied, `hivectl worker rekey` "
+    "on the machine that is to stay makes the copy useless, and `hivectl worker ban` shuts out both"
+)
 
 
 def worker_view(core: Core, caller: Caller, worker: WorkerId, row: WorkerRow | None) -> schema.WorkerView:
     """The worker as the API shows it; `row` None: it never connected."""
     known = core.access.state.workers.get(worker)
     name, owner, since = "", known.owner if known else "", known.since if known else 0
-    if known is not None and known.name is not None and caller.sees(owner, *NAMES_ALL):
+    shown = caller.sees(owner, *NAMES_ALL)
+    if known is not None and known.name is not None and shown:
         with contextlib.suppress(KeyAway, KeyDestroyed, SealBroken):
             name = core.keys.open(known.name).decode("utf-8", "replace")
     banned = known is not None and known.banned
@@ -40,6 +47,7 @@ def worker_view(core: Core, caller: Caller, worker: WorkerId, row: WorkerRow | N
     return schema.WorkerView(
         row.worker, row.state, row.drained, capacity.cpus_milli / 1000, capacity.memory_bytes, list(capacity.kinds),
         row.version, row.leased, row.finished, row.failed, row.since, name, owner, banned,
+        CONTESTED if shown and time.time_ns() // 1_000_000 - row.contested_at < CONTESTED_SHOWN_MS else "",
     )  # fmt: skip
 
 
@@ -76,7 +84,7 @@ async def enrol(core: CoreArg, request: AnyRequest, data: JSONBody[schema.EnrolB
     """Let a machine of the caller's connect."""
     caller = caller_of(request)
     try:
-        worker = worker_id_of(data.public_key)
+        worker = core.worker_id(data.public_key)
     except BadKey as error:
         raise bad_field("public_key", str(error)) from None
     url = core.workers_url()

@@ -145,7 +145,7 @@ class Agent:
         async with contextlib.AsyncExitStack() as stack:
             api = Api(options.api_url, options.api_trust)
             stack.push_async_callback(api.close)
-            self._credential = WorkerCredential(options.worker, self._seed(), state_folder, api)
+            self._credential = WorkerCredential(options.worker, options.seed, state_folder, api)
             await self._credential.first()
             who = self._credential.credential
             name, inbox = f"worker {options.worker}", f"_INBOX_{options.worker}"
@@ -153,10 +153,6 @@ class Agent:
             stack.push_async_callback(self._link.close)
             await self._compose(stack, spool_folder, tasks_root, api, engine)
             return await self._work(stack)
-
-    def _seed(self) -> str:
-        seed = self.options.seed
-        return (seed if isinstance(seed, bytes) else seed.read_bytes()).decode().strip()
 
     async def _compose(
         self, stack: contextlib.AsyncExitStack, spool_folder: Path, tasks_root: str, api: Api, engine: Engine | None
@@ -169,7 +165,8 @@ class Agent:
         capacity = Capacity(round((options.cpus or usage.cpus()) * 1000), memory, kinds)
         hello = Hello(usage.boot_id(), capacity, options.version, self._nonce, since_boot_ms=self._since_boot_ms)
         state = State(self.session, hello, spool.unreported)
-        places = place.Places(tasks_root, Cache(options.state / "cache", api, options.cache_bytes_max), api)
+        cache = Cache(options.state / "cache", api, options.cache_bytes_max)
+        places = place.Places(tasks_root, cache, api, self._credential.seed)
         stack.push_async_callback(places.close)
         shell = self._shell = Shell(state, spool, places, self._take_report, self._repoll, self._quitting)
         shell.desk = OutputDesk(spool_folder / "output", shell.on_output_settled, shell.flush, options.spool_bytes_max)
@@ -272,7 +269,7 @@ class Agent:
 
     async def _poll_loop(self, subject: str) -> None:
         loop = asyncio.get_running_loop()
-        pause = RETRY_S_MIN
+        pause, told = RETRY_S_MIN, ""
         while True:
             self._poll_again = False
             poll = next_poll(self._shell.state, clock())
@@ -281,6 +278,9 @@ class Agent:
             if isinstance(answer, Denied) and answer.code in ("superseded", "malformed"):
                 self._shell.feed(Denial(answer.code, answer.detail, clock()))
                 return
+            if isinstance(answer, Denied) and answer.code == "two_machines" and not told:
+                told = answer.detail
+                _log.warning("worker.two_machines", why=told, then="trying again until it is let in")
             if isinstance(answer, Orders):
                 self._shell.feed(Ordered(answer, clock(), poll.hello is not None))
                 if not self._shell.state.greet:

@@ -3,6 +3,7 @@ that came with the order. Trouble that may pass is retried for a while; what is 
 """
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import os
@@ -61,6 +62,11 @@ class _Problem(msgspec.Struct, frozen=True, gc=False):
     detail: str = ""
 
 
+class _Sealed(msgspec.Struct, frozen=True, gc=False):
+    sealed: str
+
+
+_sealed_of = msgspec.json.Decoder(_Sealed).decode
 _page_of = msgspec.json.Decoder(_Page).decode
 _problem_of = msgspec.json.Decoder(_Problem).decode
 
@@ -129,6 +135,19 @@ class Api:
             if not page.next:
                 return found
             after = page.next
+
+    async def secrets(self, job: JobId, index: int, ticket: str) -> bytes:
+        """The secrets of a task that this worker has a lease of, sealed to its key. Raises Unavailable."""
+
+        async def once() -> bytes:
+            path, body = f"/v1/jobs/{quote(job, safe='')}/secrets", {"index": index}
+            async with self._request("POST", path, ticket, json=body) as answer:
+                try:
+                    return base64.b64decode(_sealed_of(await answer.read()).sealed)
+                except (msgspec.DecodeError, ValueError):
+                    raise Unavailable(f"POST {path}: the answer cannot be read") from None
+
+        return await self._retry(once, RETRY_S)
 
     async def _results(self, job: JobId, ticket: str, position: str, after: str) -> _Page:
         params = {"limit": str(PAGE)}

@@ -1,12 +1,11 @@
 """The worker's NATS JWT: kept in its state folder, renewed over HTTP long before it ends, and whenever NATS refuses it.
 
-What counts is the platform's time, which every answer tells: the worker's own clock may be off by years.
+When the worker is given another key, that is asked for with it, and taken for the next connection: what runs goes on.
 """
 
 import asyncio
 import base64
 import random
-import secrets
 import time
 from pathlib import Path
 
@@ -18,9 +17,12 @@ from infra.credential import Credential
 from infra.folder import write_atomic
 from infra.link import Link
 from infra.nats_jwt import BadJwt, read_user
-from infra.nkey import Signer
-from infra.renewal import PATH, STALE, CredentialAnswer, CredentialBody, sign
+from infra.nkey import BadKey, Signer
+from infra.renewal import NOT_ENROLLED, PATH, CredentialAnswer, CredentialBody, sign
+from worker import signed
 from worker.api import Api, Unavailable
+from worker.rekey import next_seed, promote
+from worker.signed import AskRefused, SignedAsk
 
 RENEW_PART = (0.5, 2 / 3)
 """When of its life a JWT is renewed: somewhere between, so that many do not ask at once."""
@@ -29,43 +31,41 @@ FIRST_S = 5.0
 """How long an agent without a JWT waits for one before it goes on to try."""
 LOOK_S = 0.5
 TELL_S = 5.0
-NONCE_BYTES = 16
 JWT_NAME = "worker.jwt"
-OK = 200
 
 _log = structlog.get_logger()
 
-
-class _Problem(msgspec.Struct, frozen=True, gc=False):
-    type: str = ""
-    title: str = ""
-    detail: str = ""
-    now: int = 0
-
-
 _answer_of = msgspec.json.Decoder(CredentialAnswer).decode
-_problem_of = msgspec.json.Decoder(_Problem).decode
 _encode = msgspec.json.Encoder().encode
 
 
-class _Refused(Exception):
-    """The platform answered, and gives none; the text says why."""
-
-
 class WorkerCredential:
-    """The JWT of one worker. `credential` is for its link; `await run(link)` keeps it good until cancelled."""
+    """The JWT of one worker, whose secret is `seed`, or in that file. `credential` is for its link; `await run(link)` keeps
+    it good until cancelled. Raises infra.nkey.BadKey for a damaged seed.
+    """
 
-    def __init__(self, worker: WorkerId, seed: str, state: Path, api: Api) -> None:
-        self._worker, self._api = worker, api
-        self._signer = Signer(seed)
+    def __init__(self, worker: WorkerId, seed: bytes | Path, state: Path, api: Api) -> None:
+        self._worker, self._source, self._ask = worker, seed, SignedAsk(api)
         self._file = state / "keys" / JWT_NAME
-        self._ahead_ms = 0
-        """How far the platform's clock is ahead of ours."""
+        self._seen = self._signature()
+        self._link: Link | None = None
         self._renew_at = 0.0
-        self._jwt = self._kept()
         self.said = ""
         """Why there is no new one; "" when there is."""
-        self.credential = Credential(seed, lambda: self._jwt)
+        self.credential = Credential(self.seed(), lambda: self._jwt)
+        self._jwt = self._kept()
+
+    def seed(self) -> str:
+        """The worker's secret as it is now."""
+        seed = self._source if isinstance(self._source, bytes) else self._source.read_bytes()
+        return seed.decode().strip()
+
+    def _signature(self) -> tuple[int, int]:
+        """What tells whether the file was replaced."""
+        if isinstance(self._source, bytes):
+            return 0, 0
+        stat = self._source.stat()
+        return stat.st_ino, stat.st_mtime_ns
 
     async def first(self) -> None:
         """Get one if there is none yet; without success within FIRST_S, `run` goes on trying."""
@@ -73,17 +73,35 @@ class WorkerCredential:
             await self._try()
 
     async def run(self, link: Link) -> None:
-        """Ask for a new one when it is time, or NATS refuses what there is; after 1 s growing to a minute, with jitter."""
+        """Ask for a new one when it is time, NATS refuses what there is, or there is another key; after 1 s growing to a
+        minute, with jitter.
+        """
+        self._link = link
         pause = RETRY_S_MIN
         while True:
-            if link.refused or self._due():
+            if link.refused or self._due() or self._changed():
                 await self._try()
-                await asyncio.sleep(random.uniform(0.5, 1.0) * pause)
+                await self._wait(random.uniform(0.5, 1.0) * pause)
                 pause = min(RETRY_S_MAX, pause * 2)
                 continue
             if link.connected:
                 pause = RETRY_S_MIN
             await asyncio.sleep(LOOK_S)
+
+    async def _wait(self, for_s: float) -> None:
+        """Wait so long, or until there is another key."""
+        end = time.monotonic() + for_s
+        while not self._changed():
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            await asyncio.sleep(min(left, LOOK_S))
+
+    def _changed(self) -> bool:
+        try:
+            return self._signature() != self._seen
+        except OSError:  # what is there in memory is good as long as it is
+            return False
 
     async def tell(self, link: Link) -> None:
         """Say it when the platform cannot be reached, or does not let this worker in."""
@@ -107,7 +125,7 @@ class WorkerCredential:
         try:
             async with asyncio.timeout(FIRST_S):
                 await self._renew()
-        except (Unavailable, _Refused, TimeoutError) as error:
+        except (Unavailable, AskRefused, BadKey, UnicodeError, OSError) as error:
             why = str(error) or f"no answer within {FIRST_S:g} s"
             if why != self.said:
                 _log.warning("worker.no_credential", why=why)
@@ -116,34 +134,48 @@ class WorkerCredential:
             self.said = ""
 
     async def _renew(self) -> None:
-        status, body = await self._ask()
-        problem = _problem(status, body)
-        if problem is not None and problem.type.endswith(f":{STALE}") and problem.now:
-            self._ahead_ms = problem.now - _now()
-            status, body = await self._ask()
-            problem = _problem(status, body)
-        if problem is not None:
-            raise _Refused(f"{status} {problem.detail or problem.title}")
+        """Get a JWT for the key that the file has now; where that is known no more, for the one made to take its place."""
+        self._seen = self._signature()
+        seed = self.seed()
         try:
-            answer = _answer_of(body)
-            self._use(answer.jwt, answer.expires_at - answer.now)
+            await self._get(seed)
+        except AskRefused as error:
+            following = next_seed(self._source) if isinstance(self._source, Path) else ""
+            if error.code != NOT_ENROLLED or not following:
+                raise
+            await self._get(following)
+            assert isinstance(self._source, Path)
+            await asyncio.to_thread(promote, self._source, following)
+            self._seen = self._signature()
+
+    async def _get(self, seed: str) -> None:
+        signer = Signer(seed)
+
+        def body(at: int, nonce: str) -> bytes:
+            signature = base64.b64encode(sign(self._worker, signer, at, nonce)).decode()
+            return _encode(CredentialBody(self._worker, signer.public_key, at, nonce, signature))
+
+        try:
+            answer = _answer_of(await self._ask.ask(PATH, body))
+            if read_user(answer.jwt).sub != signer.public_key:
+                raise BadJwt("it is another key's")
         except (msgspec.DecodeError, BadJwt) as error:
-            raise _Refused(f"the answer is no credential: {error}") from None
-        self._ahead_ms = answer.now - _now()
+            raise AskRefused("", f"the answer is no credential: {error}") from None
+        self._ask.is_now(answer.now)
+        self._use(seed, answer.jwt)
+        self._renew_at = time.monotonic() + max(
+            0.0, (answer.expires_at - answer.now) / 1000 * random.uniform(*RENEW_PART)
+        )
         await asyncio.to_thread(write_atomic, self._file, answer.jwt.encode())
 
-    async def _ask(self) -> tuple[int, bytes]:
-        at, nonce = _now() + self._ahead_ms, secrets.token_urlsafe(NONCE_BYTES)
-        signature = base64.b64encode(sign(self._worker, self._signer, at, nonce)).decode()
-        body = CredentialBody(self._worker, self._signer.public_key, at, nonce, signature)
-        return await self._api.post(PATH, _encode(body))
-
-    def _use(self, jwt: str, left_ms: float) -> None:
-        """Take this one from now on. Raises BadJwt when it is not ours."""
-        if read_user(jwt).sub != self._signer.public_key:
-            raise BadJwt("it is another key's")
+    def _use(self, seed: str, jwt: str) -> None:
+        """Be who has this seed from the next connection on."""
         self._jwt = jwt
-        self._renew_at = time.monotonic() + max(0.0, left_ms / 1000 * random.uniform(*RENEW_PART))
+        if seed != self.credential.seed:
+            self.credential = Credential(seed, lambda: self._jwt)
+            if self._link is not None:
+                self._link.use(self.credential)
+            _log.info("worker.rekeyed", public_key=Signer(seed).public_key)
 
     def _kept(self) -> str:
         """What an agent before left here. Should our clock say that it is over, it is offered to NATS all the same."""
@@ -152,23 +184,9 @@ class WorkerCredential:
             claims = read_user(jwt)
         except (OSError, ValueError):
             return ""
-        if claims.sub != self._signer.public_key:
+        if claims.sub != Signer(self.credential.seed).public_key:
             return ""
-        now_s, life_s = _now() / 1000, claims.exp - claims.iat
+        now_s, life_s = signed.now() / 1000, claims.exp - claims.iat
         if claims.iat <= now_s:
             self._renew_at = time.monotonic() + claims.iat + life_s * random.uniform(*RENEW_PART) - now_s
         return jwt
-
-
-def _problem(status: int, body: bytes) -> _Problem | None:
-    """What is wrong, when it is not an answer."""
-    if status == OK:
-        return None
-    try:
-        return _problem_of(body)
-    except msgspec.DecodeError:
-        return _Problem(title="no problem document")
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

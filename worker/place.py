@@ -7,15 +7,17 @@ import os
 import shutil
 import stat
 from collections import OrderedDict
+from collections.abc import Callable
 
 import msgspec
 import structlog
 
 from events.base import Digest, JobId
-from events.protocol import Run
+from events.protocol import OpenSecrets, Run
 from events.spec import Each, Input
 from events.task import FileRef
 from events.units import size_text
+from infra.sealed_box import NotForUs, open_with
 from worker.api import Api, Unavailable
 from worker.cache import Cache
 from worker.launch import Rejected
@@ -32,6 +34,7 @@ SPARE_MAX = 64
 
 _log = structlog.get_logger()
 _each_of = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_opened_of = msgspec.json.Decoder(OpenSecrets).decode
 _one_of = msgspec.json.Decoder(Each).decode
 
 
@@ -44,10 +47,10 @@ class _LeadsOut(Exception):
 
 
 class Places:
-    """Task folders below `root`."""
+    """Task folders below `root`. `seed` tells that of the worker's present key, which secrets are sealed to."""
 
-    def __init__(self, root: str, cache: Cache, api: Api) -> None:
-        self._root, self._cache, self._api = root, cache, api
+    def __init__(self, root: str, cache: Cache, api: Api, seed: Callable[[], str]) -> None:
+        self._root, self._cache, self._api, self._seed = root, cache, api, seed
         self._each: OrderedDict[tuple[JobId, Digest], list[msgspec.Raw]] = OrderedDict()
         self._removing: set[asyncio.Future[None]] = set()
         self._folders: dict[Key, str] = {}
@@ -139,6 +142,21 @@ class Places:
             raise Rejected(f"{named} could not be fetched: {error}") from None
         except OSError as error:
             raise Rejected(f"{named} could not be placed: {error.strerror}") from None
+
+    async def secrets(self, order: Run, index: int) -> dict[str, str]:
+        """The secrets that the task asked for, by variable; opened here, and kept nowhere. Raises Rejected."""
+        if not order.text.secrets:
+            return {}
+        try:
+            sealed = await self._api.secrets(order.job, index, order.ticket)
+            opened = _opened_of(open_with(self._seed(), sealed))
+        except Unavailable as error:
+            raise Rejected(f"the task's secrets could not be fetched: {error}") from None
+        except (NotForUs, msgspec.DecodeError):
+            raise Rejected("the task's secrets were sealed to another key than this machine's") from None
+        if opened.job != order.job:
+            raise Rejected("the platform sent the secrets of another job")
+        return opened.env
 
     async def collect(self, order: Run, folder: str) -> list[FileRef]:
         """Store the declared results; what they are. Raises NotWritten, and Unavailable when they cannot be stored."""

@@ -188,7 +188,8 @@ class Shell:
             own = await self._places.each(order, index)
             folder = self._places.make(key)
             await self._places.fill(order, folder, own.inputs)
-            launch = Launch(order, index, folder, [*order.text.command, *own.args], own.env)
+            secrets = await self._places.secrets(order, index)
+            launch = Launch(order, index, folder, [*order.text.command, *own.args], {**own.env, **secrets})
             if order.kind == "container":
                 if self.containers is None:
                     raise Rejected("no container engine answers on this machine")

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from events.account import EnrolmentId, InviteId, KeyId, Limits, Role, UserActed
+from events.account import EnrolmentId, InviteId, KeyId, Limits, Role, SecretId, UserActed
 from events.base import Digest, Sealed, UserId, WorkerId
 
 
@@ -101,6 +101,21 @@ class RevokeEnrolment(msgspec.Struct, frozen=True, gc=False, tag="revoke_enrolme
     enrolment: EnrolmentId
 
 
+class SetSecret(msgspec.Struct, frozen=True, gc=False, tag="set_secret"):
+    """Say that the user's secret has another value, which has the id `value`."""
+
+    secret: SecretId
+    user: UserId
+    value: str
+
+
+class RemoveSecret(msgspec.Struct, frozen=True, gc=False, tag="remove_secret"):
+    """Say that the user's secret is no more."""
+
+    secret: SecretId
+    user: UserId
+
+
 class Enrol(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="enrol"):
     """Take a machine in that proved to hold `public_key`: with the token whose digest is `token`, or for `owner`."""
 
@@ -120,9 +135,10 @@ class RenameWorker(msgspec.Struct, frozen=True, gc=False, tag="rename_worker"):
 
 
 class RekeyWorker(msgspec.Struct, frozen=True, gc=False, tag="rekey_worker"):
-    """Have the worker be known by another key, which it proved to hold, from now on."""
+    """Have the worker, which is known by the key `before`, be known by another that it proved to hold, from now on."""
 
     worker: WorkerId
+    before: str
     public_key: str
 
 
@@ -157,6 +173,8 @@ Plain: TypeAlias = (
     | RevokeInvite
     | IssueEnrolment
     | RevokeEnrolment
+    | SetSecret
+    | RemoveSecret
     | Enrol
     | RenameWorker
     | RekeyWorker

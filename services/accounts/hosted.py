@@ -12,22 +12,26 @@ from events.base import UserId
 from events.log import Log
 from infra.database import Database
 from infra.folder import Folder
+from infra.human_check import check_of
 from infra.identity_store import IdentityStore
 from infra.keyring import Keyring
 from infra.mail import Mailer
 from infra.passwords import Passwords
 from infra.sealing import KEY_BYTES
+from infra.secret_store import SecretStore
 from infra.settings import Settings
 from services.access import AccessView
+from services.accounts.humans import Humans
 from services.accounts.mails import Mails
-from services.accounts.people import People, PeopleParts
+from services.accounts.people import People, PeopleParts, Registration
 from services.accounts.service import AccountsClient
 from services.accounts.sessions import Sessions
+from services.accounts.task_secrets import TaskSecrets
 from services.accounts.tidying import KeyUses, Tidying
 
 
 class PeopleHost:
-    """Everything about people in one process. `run` it, and `close` it at the end."""
+    """Everything about people in one process. `run` it, and `close` it at the end. Raises SettingsError."""
 
     def __init__(
         self,
@@ -48,8 +52,15 @@ class PeopleHost:
         mailer = Mailer(settings.smtp_url, settings.mail_from) if settings.smtp_url else None
         mail_key = hashlib.blake2b(key=root, person=b"hive.mail", digest_size=KEY_BYTES).digest()
         self.mails = Mails(self.store, mail_key, self.keyring.open, mailer, settings.public_url)
-        parts = PeopleParts(self.store, self.keyring, self.sessions, self._passwords, accounts, access, self.mails)
+        humans = Humans(check_of(settings), required=settings.human_check_required)
+        parts = PeopleParts(
+            self.store, self.keyring, self.sessions, self._passwords, accounts, access, self.mails, humans
+        )
+        self.registration: Registration = settings.registration
+        self.human_check_site_key = settings.human_check_site_key
         self.people = People(parts, settings.registration)
+        ids_key = hashlib.blake2b(key=root, person=b"hive.secret", digest_size=KEY_BYTES).digest()
+        self.secrets = TaskSecrets(SecretStore(database, self.store), self.keyring, ids_key)
         self.uses = KeyUses()
         self.tidying = Tidying(parts, log, self.uses)
 

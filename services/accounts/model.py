@@ -15,6 +15,8 @@ from events.account import (
     KeyExpirySet,
     KeyIssued,
     KeyRevoked,
+    SecretRemoved,
+    SecretSet,
     UserErased,
     UserLimitsSet,
     UserRegistered,
@@ -30,7 +32,7 @@ from events.account import (
 )
 from events.base import UserId, WorkerId
 from events.catalog import AnyEvent
-from projections.access import Access, Enrolment, Identity, Key, User
+from projections.access import Access, Enrolment, Identity, Key, Secret, User
 from projections.access import Invite as KnownInvite
 from services.accounts.commands import (
     Administer,
@@ -45,12 +47,14 @@ from services.accounts.commands import (
     Record,
     Register,
     RekeyWorker,
+    RemoveSecret,
     RenameWorker,
     RevokeEnrolment,
     RevokeInvite,
     RevokeKey,
     SetLimits,
     SetRoles,
+    SetSecret,
     Stand,
 )
 from services.accounts.roles import ROLES, scopes_of
@@ -59,6 +63,8 @@ from services.hosting import Refused
 KEYS_MAX = 100
 """Live keys of one user."""
 USES_MAX = 10_000
+SECRETS_MAX = 100
+"""Secrets for tasks of one user."""
 
 Events = Sequence[AnyEvent]
 
@@ -229,6 +235,26 @@ def _revoke_enrolment(state: Access, command: RevokeEnrolment, now: int) -> Even
     return [] if found.revoked else [EnrolmentRevoked(command.enrolment)]
 
 
+def _set_secret(state: Access, command: SetSecret, now: int) -> Events:
+    user, known = _active(state, command.user), _secret(state, command)
+    if known is not None and known.value == command.value:
+        return []
+    if known is None and len(user.secrets) >= SECRETS_MAX:
+        raise Refused("too_many", "secret", f"the user has {SECRETS_MAX} secrets; remove one first")
+    return [SecretSet(command.secret, command.user, command.value)]
+
+
+def _remove_secret(state: Access, command: RemoveSecret, now: int) -> Events:
+    return [] if _secret(state, command) is None else [SecretRemoved(command.secret, command.user)]
+
+
+def _secret(state: Access, command: SetSecret | RemoveSecret) -> Secret | None:
+    known = state.secrets.get(command.secret)
+    if known is not None and known.user != command.user:
+        raise Refused("exists", "secret", "the secret is another user's")
+    return known
+
+
 def _enrol(state: Access, command: Enrol, now: int) -> Events:
     owner, pool, labels, by = command.owner, command.pool, None, ""
     known = state.workers.get(command.worker)
@@ -280,6 +306,8 @@ def _rekey_worker(state: Access, command: RekeyWorker, now: int) -> Events:
         raise Refused("banned", "worker", "this machine is shut out")
     if worker.public_key == command.public_key:
         return []
+    if worker.public_key != command.before:
+        raise Refused("no_worker", "before", f"worker {command.worker} has another key by now")
     _check_free(state, command.worker, command.public_key)
     if command.public_key in state.shut_out:
         raise Refused("old_key", "public_key", "this key was in use before; make a new one")
@@ -316,6 +344,8 @@ _DECIDE: dict[type[Any], Callable[[Access, Any, int], Events]] = {
     RevokeInvite: _revoke_invite,
     IssueEnrolment: _issue_enrolment,
     RevokeEnrolment: _revoke_enrolment,
+    SetSecret: _set_secret,
+    RemoveSecret: _remove_secret,
     Enrol: _enrol,
     RenameWorker: _rename_worker,
     RekeyWorker: _rekey_worker,

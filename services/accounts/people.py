@@ -7,7 +7,7 @@ finishes what a crash left between the two.
 
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Literal, TypeAlias
 
@@ -23,6 +23,7 @@ from infra.sealing import KeyAway, KeyDestroyed
 from projections.access import UserState
 from services.access import AccessView
 from services.accounts.commands import Command, Erase, Register, Stand
+from services.accounts.humans import ACCOUNT_UNCHECKED_MAX, ADDRESS_UNCHECKED_MAX, Humans
 from services.accounts.mails import Mails, check_mail
 from services.accounts.names import BadName, canonical, check_name, fold, user_id
 from services.accounts.service import AccountsClient
@@ -73,6 +74,7 @@ class PeopleParts:
     accounts: AccountsClient
     access: AccessView
     mails: Mails
+    humans: Humans = field(default_factory=Humans)
 
 
 class People:
@@ -87,7 +89,7 @@ class People:
     # Registering
 
     async def register(
-        self, name: str, password: str, mail: str = "", invite: Digest = "", address: str = ""
+        self, name: str, password: str, mail: str = "", invite: Digest = "", address: str = "", human: str = ""
     ) -> UserId:
         """Make a user, with an invitation (its digest) or where registration is open; the user's id.
 
@@ -100,6 +102,7 @@ class People:
         if wait_s := self._registrations.wait_s(network, at):
             raise Throttled(wait_s)
         self._registrations.failed(network, at)
+        await self.parts.humans.confirm(human, address)
         await self._check_password(password, [name])
         user = await self._keep_name(name, password, address)
         try:
@@ -155,8 +158,15 @@ class People:
 
     # Coming in
 
-    async def log_in(self, name: str, password: str, address: str = "") -> Tokens:
-        """A new session. Raises Throttled; Refused says the same for an unknown name and for a wrong password."""
+    async def log_in(self, name: str, password: str, address: str = "", human: str = "") -> Tokens:
+        """A new session; after some failures the answer to a check for humans is needed, too. Raises Throttled; Refused
+        says the same for an unknown name and for a wrong password.
+        """
+        account, network, at = canonical(name), network_of(address), time.monotonic()
+        self._check_throttle(account, network, at)
+        doubted = self._accounts.failures(account, at) >= ACCOUNT_UNCHECKED_MAX
+        if doubted or self._addresses.failures(network, at) >= ADDRESS_UNCHECKED_MAX:
+            await self.parts.humans.confirm(human, address)
         row = await self._prove(name, password, address)
         access = self.parts.access.state
         user = access.users.get(row.user)
@@ -173,8 +183,7 @@ class People:
     async def _prove(self, name: str, password: str, address: str) -> UserRow:
         """The user with this name, whose password this is. Raises Throttled, Refused."""
         account, network, now = canonical(name), network_of(address), time.monotonic()
-        if wait_s := max(self._accounts.wait_s(account, now), self._addresses.wait_s(network, now)):
-            raise Throttled(wait_s)
+        self._check_throttle(account, network, now)
         self._accounts.failed(account, now)
         self._addresses.failed(network, now)
         right = False
@@ -193,6 +202,10 @@ class People:
         self._addresses.took_back(network)
         return row
 
+    def _check_throttle(self, account: str, network: str, now: float) -> None:
+        if wait_s := max(self._accounts.wait_s(account, now), self._addresses.wait_s(network, now)):
+            raise Throttled(wait_s)
+
     async def _prove_own(self, user: UserId, password: str, address: str) -> UserRow:
         """The user's row, if this is its password. Raises Throttled, Refused."""
         row = await self._row(user)
@@ -208,6 +221,11 @@ class People:
         await self._check_password(new, [row.name])
         await self._set_password(row, new, row.password)
         return await self.parts.sessions.begin(user, self.parts.access.state)
+
+    async def request_reset(self, mail: str, address: str = "", human: str = "") -> None:
+        """Have a link sent that sets a password to whoever has this address. Raises Refused."""
+        await self.parts.humans.confirm(human, address)
+        self.parts.mails.send_reset(mail)
 
     async def reset_password(self, token: str, password: str) -> UserId:
         """Set a password with a one-time link's token; every session ends. The user's id."""

@@ -91,7 +91,7 @@ class Sessions:
         try:
             said = jwt.decode(token[:TOKEN_CHARS_MAX], self._access_key, [ALGORITHM], options=_JWT_OPTIONS)  # pyright: ignore[reportUnknownMemberType, reportArgumentType]
         except (jwt.InvalidTokenError, UnicodeEncodeError):
-            raise BadToken("the access token is none of ours") from None
+            raise BadToken("the key or access token is none of ours") from None
         user, family, issued_at, expires_at = (said[name] for name in ("sub", "sid", "iat", "exp"))
         if now >= expires_at:
             raise BadToken("the access token is over; get another with the refresh token")

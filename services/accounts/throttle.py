@@ -23,16 +23,20 @@ class Throttle:
 
     def wait_s(self, name: str, now: float) -> int:
         """Seconds until `name` may try again; 0: now."""
-        failures, since = self._counts.get(name, (0, now))
-        if failures < self._failures_max or now - since >= self._window_s:
+        if self.failures(name, now) < self._failures_max:
             return 0
+        _, since = self._counts.get(name, (0, now))
         return max(1, math.ceil(since + self._window_s - now))
+
+    def failures(self, name: str, now: float) -> int:
+        """How often `name` failed within the window."""
+        failures, since = self._counts.get(name, (0, now))
+        return 0 if now - since >= self._window_s else failures
 
     def failed(self, name: str, now: float) -> None:
         """Count a failure. Counted before it is known how a try ends, many at once cannot pass."""
-        failures, since = self._counts.get(name, (0, now))
-        if now - since >= self._window_s:
-            failures, since = 0, now
+        failures = self.failures(name, now)
+        since = self._counts[name][1] if failures else now
         self._counts[name] = (failures + 1, since)
         if len(self._counts) > COUNTS_MAX:
             self._counts.popitem(last=False)

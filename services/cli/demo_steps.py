@@ -121,7 +121,10 @@ class Demo:
             async with asyncio.TaskGroup() as group:
                 for name, path in paths.items():
                     group.create_task(one(name, path))
-        self._step(f"Uploaded {format.count(len(paths), 'file')} of the standard library, {size_text(size)}")
+        sources = format.count(sum(map(len, shares)), "file")
+        self._step(
+            f"Uploaded {sources} of the standard library, {size_text(size)}, and the two programs that read them"
+        )
         return digests
 
     async def _submit_array(

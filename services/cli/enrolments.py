@@ -2,9 +2,11 @@
 
 import asyncio
 import time
+from urllib.parse import urlsplit
 
 import click
 
+from infra.tls import is_loopback
 from services.cli import format
 from services.cli.context import Context, command
 from services.cli.find import find_worker
@@ -30,12 +32,16 @@ def create(context: Context, uses: int, expires_in: int, owner: str) -> None:
 async def _create(context: Context, uses: int, expires_in: int, owner: str) -> None:
     async with context.client() as hive:
         made = await hive.access.make_enrolment(uses, expires_in, owner)
-        url = hive.url
+        url = made.url or hive.url
     if context.output.mode == "json":
         context.output.document(made)
         return
     context.output.line(made.text)
     context.output.note(f"shown this once; on the machine that is to join: hivectl worker join {url} TOKEN")
+    if is_loopback(urlsplit(url).hostname or ""):
+        context.output.note(
+            "only this machine reaches that address: docs/deploy.md says how others do, or set `public_url`"
+        )
 
 
 @command("list")

@@ -23,7 +23,7 @@ Exit codes:
   2    wrong usage of this command
   3    the hive refused: the message names the field and the remedy
   4    no hive answers at that address, or a part of it is away
-  5    the key is missing or wrong
+  5    the key or login is missing or wrong, or may not do this
   130  interrupted with Ctrl-C
 """
 

@@ -24,6 +24,7 @@ MODULES = {
     "workers": "workers",
     "worker": "workers",
     "key": "keys",
+    "secret": "secrets",
     "login": "people",
     "logout": "people",
     "me": "people",

@@ -46,6 +46,14 @@ def parse_pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def parse_secret(text: str) -> tuple[str, str]:
+    """Variable and the name of the secret, from VAR=NAME, or from NAME, which is both. Raises ValueError."""
+    variable, equals, name = text.partition("=")
+    if not variable or (equals and not name):
+        raise ValueError(f"{text!r} is not NAME or VAR=NAME, such as PGPASSWORD=db-password")
+    return variable, name or variable
+
+
 def parse_input(text: str) -> tuple[str, str]:
     """Local path and the name it gets in the task's folder, from PATH or PATH=NAME. Raises ValueError."""
     path, equals, name = text.partition("=")
@@ -88,5 +96,6 @@ class Parsed(click.ParamType[T], Generic[T]):
 SIZE = Parsed("SIZE", parse_size)
 DURATION = Parsed("DURATION", parse_duration)
 PAIR = Parsed("NAME=VALUE", parse_pair)
+SECRET = Parsed("[VAR=]NAME", parse_secret)
 INPUT = Parsed("PATH[=NAME]", parse_input)
 RETRY = Parsed("CAUSE=N", parse_retry)

@@ -1,5 +1,6 @@
 """What to tell people about errors of the parts below hivectl."""
 
+from http import HTTPStatus
 from typing import cast
 
 from services.cli.failure import Exit, Failure
@@ -56,8 +57,8 @@ def _of_hive(error: Exception) -> Failure:
     code = next((code for kind, code in codes if isinstance(error, kind)), Exit.REFUSED)
     what = error.detail if not error.field or error.field in error.detail else f"{error.field}: {error.detail}"
     remedy = error.remedy
-    if code == Exit.UNAUTHORIZED:
-        remedy = "set HIVE_KEY to the admin key, or HIVE_DATA to the hive's data folder on its machine"
+    if code == Exit.UNAUTHORIZED and error.status != HTTPStatus.FORBIDDEN:
+        remedy = "log in with `hivectl login`, or set HIVE_KEY to an API key; on the hive's machine, HIVE_DATA to its data folder"
     if isinstance(error, NotFound):
         # The API names its own paths; here it is commands that help.
         remedy = next((way for thing, way in _LISTS.items() if f"no {thing} " in error.detail), remedy)

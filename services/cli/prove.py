@@ -5,6 +5,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from events import catalog
+from events.masking import is_of
 from services.cli import format
 from services.cli.context import Context, command
 from services.cli.failure import Exit, Failure
@@ -155,6 +156,8 @@ def compare(folded: Folded, live: Live) -> list[str]:
             continue
         row: dict[str, Any] = msgspec.to_builtins(job.row())
         row |= {"memory": row["memory_bytes"], "position": catalog.position_text(row["position"])}
+        if is_of(said["reason"], row["reason"]):
+            row["reason"] = said["reason"]
         found += _differences(id, row, said, JOB_FIELDS)
     known = [*folded.board.open, *folded.board.ended]
     found += [f"{id} is in the log and not in the list" for id in known[-JOBS_COMPARED_MAX:] if _left_out(id, live)]

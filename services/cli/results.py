@@ -21,9 +21,7 @@ HEADS = ("TASK", "PATH", "SIZE", "DIGEST")
 
 @command("result")
 @click.argument("job")
-@click.option(
-    "--to", type=click.Path(path_type=Path, file_okay=False), help="Download into DIR/TASK/PATH.", metavar="DIR"
-)
+@click.option("--to", type=click.Path(path_type=Path, file_okay=False), help="Download into DIR.", metavar="DIR")
 def result(context: Context, job: str, to: Path | None) -> None:
     """List or download the files that a job left.
 

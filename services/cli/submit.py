@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from events.spec import BadSpec, Input, JobSpec, check_spec
+from events.spec import BadSpec, Input, JobSpec, SecretUse, check_spec
 from events.units import size_text
 from services.cli import format, hints, options
 from services.cli.context import Context, command
 from services.cli.failure import Exit, Failure
 from services.cli.find import find_job
-from services.cli.options import DURATION, INPUT, PAIR, RETRY, SIZE
+from services.cli.options import DURATION, INPUT, PAIR, RETRY, SECRET, SIZE
 from services.cli.wait import wait
 
 if TYPE_CHECKING:
@@ -30,6 +30,14 @@ UPLOADS_MAX = 8
 @click.option("--time-limit", type=DURATION, default=0.0, help="A task ends after this: 90s, 5m, 2h [never].")
 @click.option("--priority", type=int, default=5, show_default=True, help="1 to 10; higher goes first.")
 @click.option("--env", type=PAIR, multiple=True, metavar="K=V", help="For the tasks' environment; repeatable.")
+@click.option(
+    "--secret",
+    "secrets",
+    type=SECRET,
+    multiple=True,
+    metavar="[VAR=]NAME",
+    help="Your secret NAME in the variable VAR [NAME].",
+)
 @click.option("--label", type=PAIR, multiple=True, metavar="K=V", help="To find the job by; repeatable.")
 @click.option("--cwd", default="", metavar="DIR", help="Folder to run in, below the task's own folder.")
 @click.option("--after", multiple=True, metavar="JOB", help="Run only when this job has succeeded; repeatable.")
@@ -102,10 +110,12 @@ def spec_of(
         after=after or [],
         inputs=files or [],
         results=list(asked["results"]),
+        secrets=[SecretUse(name, variable) for variable, name in asked["secrets"]],
     )
 
 
-_OPTION_OF = {"command": "COMMAND", "env": "--env", "labels": "--label", "inputs": "--input", "results": "--result"}
+_OPTION_OF = {"command": "COMMAND", "env": "--env", "labels": "--label", "inputs": "--input", "results": "--result",
+              "secrets": "--secret"}  # fmt: skip
 
 
 def _check(spec: JobSpec) -> None:

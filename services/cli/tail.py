@@ -29,7 +29,7 @@ _SEALED = Sealed("", b"")
 @click.option("--since", type=DURATION, metavar="TIME", help="From so long ago on, such as 10m.")
 @click.option("--type", "types", multiple=True, help="Only events of this type, such as task.failed or job.*.")
 @click.option("--job", default="", help="Only events of this job.")
-@click.option("--entity", default="", type=click.Choice(("", *ENTITIES)), help="Only events of this kind of thing.")
+@click.option("--entity", type=click.Choice(ENTITIES), help="Only events of this kind of thing.")
 @click.option("--no-follow", is_flag=True, help="End when everything so far has been shown.")
 def tail(context: Context, start: str, since: float | None, types: tuple[str, ...], **more: Any) -> None:
     """Show events as they happen, until Ctrl-C. With --from or --since: also those that happened since then.
@@ -42,7 +42,13 @@ def tail(context: Context, start: str, since: float | None, types: tuple[str, ..
 
 
 async def _tail(
-    context: Context, start: str, since: float | None, types: tuple[str, ...], job: str, entity: str, no_follow: bool
+    context: Context,
+    start: str,
+    since: float | None,
+    types: tuple[str, ...],
+    job: str,
+    entity: str | None,
+    no_follow: bool,
 ) -> None:
     async with context.client() as hive:
         feed = hive.events(
@@ -50,7 +56,7 @@ async def _tail(
             since=int((time.time() - since) * 1000) if since is not None else 0,
             types=list(types),
             job=await find_job(hive, job) if job else "",
-            entity=entity,
+            entity=entity or "",
             follow=not no_follow,
         )
         async with while_read(), contextlib.aclosing(feed):

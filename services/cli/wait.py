@@ -1,4 +1,4 @@
-"""Stays with a job until it has ended: its output as it comes, then how it ended."""
+"""Stays with a job until it has ended: its output as it comes, or how far it is, then how it ended."""
 
 import asyncio
 from typing import TYPE_CHECKING
@@ -16,15 +16,20 @@ SHELL_CODE_MAX = 255
 SIGNAL_BASE = 128
 LOOK_S = 0.3
 FAILED_SHOWN_MAX = 5
+OUTPUT_TASKS_MAX = 100
+"""Up to so many tasks an array's output is shown; of more it would be noise."""
 
 
 async def wait(context: Context, hive: "AsyncHive", job: str, count: int) -> int:
-    """Show the job's output until it has ended; the exit code for it. Ctrl-C leaves the job alone and says so."""
+    """Show the job's output until it has ended; the exit code for it. Ctrl-C leaves the job alone and says so.
+
+    An array of more than OUTPUT_TASKS_MAX tasks shows how far it is instead, and so does --json: its output is the job.
+    """
     try:
-        if count == 1:
-            await copy_output(context.output, hive, job, 0, follow=True)
-        else:
+        if context.output.mode == "json" or count > OUTPUT_TASKS_MAX:
             await _watch(context, hive, job, count)
+        else:
+            await _copy(context, hive, job, count)
         ended = await hive.wait(job)
     except asyncio.CancelledError:
         hivectl = hints.invocation(context.folder())
@@ -35,8 +40,30 @@ async def wait(context: Context, hive: "AsyncHive", job: str, count: int) -> int
     return await _conclude(context, hive, ended)
 
 
+async def _copy(context: Context, hive: "AsyncHive", job: str, count: int) -> None:
+    """The tasks' output, one after another, and meanwhile why the job is held."""
+    explaining = asyncio.create_task(_explain(context, hive, job))
+    try:
+        for index in range(count):
+            await copy_output(context.output, hive, job, index, follow=True)
+    finally:
+        explaining.cancel()
+        await asyncio.gather(explaining, return_exceptions=True)
+
+
+async def _explain(context: Context, hive: "AsyncHive", job: str) -> None:
+    """Say why the job waits, and again when the reason changes, until it waits no more."""
+    said = ""
+    while (seen := await hive.job(job)).state == "held":
+        if seen.reason != said:
+            said = seen.reason
+            context.output.note(f"{job} is held: {said}")
+        await asyncio.sleep(LOOK_S)
+
+
 async def _watch(context: Context, hive: "AsyncHive", job: str, count: int) -> None:
-    """An array's progress; the output of so many tasks would be noise."""
+    """How many tasks have ended."""
+    said = ""
     with context.output.progress(job, count) as bar:
         while True:
             seen = await hive.job(job)
@@ -44,8 +71,9 @@ async def _watch(context: Context, hive: "AsyncHive", job: str, count: int) -> N
             bar.update(done, f"{seen.running} running" + (f", {seen.failed} failed" if seen.failed else ""))
             if seen.finished_at:
                 return
-            if seen.state == "held":
-                bar.update(done, f"held: {seen.reason}")
+            if seen.state == "held" and seen.reason != said:
+                said = seen.reason
+                bar.say(f"{job} is held: {said}")
             await asyncio.sleep(LOOK_S)
 
 

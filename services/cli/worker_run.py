@@ -1,6 +1,7 @@
-"""`worker run` and `worker join`: an agent on this machine, until Ctrl-C."""
+"""`worker run` and `worker join`: an agent on this machine, until Ctrl-C; `worker rekey`: another key for it meanwhile."""
 
 import asyncio
+import contextlib
 import os
 import re
 import socket
@@ -92,13 +93,73 @@ def join(
     return _work(context, folder, me, enrolled, name, cpus, memory)
 
 
+@command("rekey")
+@click.option("--state", type=click.Path(file_okay=False, path_type=Path), help="Its folder, as of `worker run`.")
+@click.option("--name", default=socket.gethostname, show_default="this machine's name", help="As of `worker run`.")
+def rekey(context: Context, state: Path | None, name: str) -> None:
+    """Give the worker of this machine another key; what runs goes on.
+
+    For when somebody may have seen the old key, which opens nothing from then on. The agent takes the new one within a
+    second, or at its next start. Whatever happens meanwhile: the same command again goes on where it was left.
+    """
+    folder = _state_folder(context, name, state)
+    known = _kept(folder)
+    if known is None or not (folder / "keys" / "worker.seed").is_file():
+        raise Failure(
+            f"no worker has a key of its own in {folder}",
+            "name its folder with --state; one whose key systemd hands in joins again with another", Exit.USAGE,
+        )  # fmt: skip
+    public_key = asyncio.run(_rekey(folder, known))
+    context.output.line(public_key)
+    context.output.note(f"{known.answer.worker} is known by this key now, and its old one opens nothing any more")
+
+
+async def _rekey(folder: Path, known: Enrolment) -> str:
+    """Its new public key. Raises Failure."""
+    from worker import rekey as change
+    from worker.api import Api, Unavailable
+    from worker.signed import AskRefused
+
+    api = Api(known.url, known.trust)
+    try:
+        return await change.rekey(folder, known.answer.worker, api)
+    except AskRefused as error:
+        raise Failure(
+            f"{known.url} does not give {known.answer.worker} another key: {error}",
+            "the key that it has stays; `hivectl worker join` makes a machine known",
+        ) from error
+    except Unavailable as error:
+        raise Failure(f"no hive answers at {known.url} ({error})", "try again", Exit.UNAVAILABLE) from error
+    finally:
+        await api.close()
+
+
+async def _finish_rekey(folder: Path) -> None:
+    """What a `worker rekey` left undone when it died, as far as it can be done now: the agent sees to the rest."""
+    from worker import rekey as change
+    from worker.api import Api, Unavailable
+    from worker.signed import AskRefused
+
+    if (known := _kept(folder)) is None:
+        return
+    api = Api(known.url, known.trust)
+    with contextlib.suppress(AskRefused, Unavailable):
+        await change.finish(folder, known.answer.worker, api)
+    await api.close()
+
+
+def _state_folder(context: Context, name: str, state: Path | None) -> Path:
+    return (state or context.folder().path("workers", _folder_name(name))).absolute()
+
+
 def _prepare(context: Context, name: str, state: Path | None) -> "tuple[Path, Identity]":
     context.serving = True
     from infra.logging import configure
     from worker import identity
 
     configure(json=not sys.stderr.isatty(), level="debug" if context.debug else "warning")
-    folder = (state or context.folder().path("workers", _folder_name(name))).absolute()
+    folder = _state_folder(context, name, state)
+    asyncio.run(_finish_rekey(folder))
     return folder, identity.load_or_create(folder)
 
 
@@ -200,7 +261,7 @@ async def _trusted(url: str, pin: str, token: str) -> Trust:
     from infra.tls import asked_for, check_private, pin_of
     from services.accounts.keys import pin_in
 
-    check_private(url)
+    check_private(url, os.environ)
     said = pin_of(pin_in(token)) if pin_in(token) else ""
     if said and not url.startswith("https://"):
         raise Failure(f"the token is for a hive with TLS, and {url} has none", "write https://", Exit.USAGE)

@@ -11,7 +11,7 @@ from services.cli import format
 from services.cli.context import Context, command
 from services.cli.enrolments import ban, rename, token
 from services.cli.find import find_worker
-from services.cli.worker_run import join, run
+from services.cli.worker_run import join, rekey, run
 
 if TYPE_CHECKING:
     from web.schema import WorkerView
@@ -39,6 +39,9 @@ async def _workers(context: Context) -> None:
         now = time.time()
         empty = "no workers yet; `hivectl worker run` starts one here"
         output.table(HEADS, [worker_row(worker, now) for worker in found], state=1, empty=empty)
+        for worker in found:
+            if worker.warning:
+                output.note(f"{worker.worker}: {worker.warning}")
 
 
 def worker_row(worker: "WorkerView", now: float) -> tuple[str, ...]:
@@ -100,6 +103,7 @@ async def _remove(context: Context, prefix: str) -> None:
 
 worker.add_command(run)
 worker.add_command(join)
+worker.add_command(rekey)
 worker.add_command(token)
 worker.add_command(ban)
 worker.add_command(rename)

@@ -14,7 +14,7 @@ import msgspec
 from events.base import WorkerId
 
 Kind: TypeAlias = Literal["report", "poll", "hello", "output", "heartbeat"]
-Verdict: TypeAlias = Literal["take", "slow_down", "drop"]
+Verdict: TypeAlias = Literal["take", "slow_down", "drop", "flood"]
 
 MIB = 1024 * 1024
 
@@ -40,8 +40,8 @@ is late sends the same report again: a few may wait, not many.
 BURST_S = 4.0
 """What was not used of the last seconds may be sent at once."""
 ANSWERS_PER_S = 10.0
-REFUSED_MAX = 4000
-REFUSED_BYTES_MAX = 48 * MIB
+REFUSED_MAX = 500
+REFUSED_BYTES_MAX = 32 * MIB
 """After so many refused messages, or bytes of them, within PATIENCE_S it is a flood: whoever waits after a `slow_down`,
 and longer each time, gets nowhere near.
 """
@@ -86,16 +86,15 @@ class _Meter:
 
 
 class Admission:
-    """The meters of all workers. `flooding` names those that a flood was noticed of, until somebody takes them out."""
+    """The meters of all workers."""
 
     def __init__(self, limits: dict[Kind, Limit] = LIMITS) -> None:
         self._limits = limits
         self._meters: OrderedDict[WorkerId, _Meter] = OrderedDict()
-        self.flooding: set[WorkerId] = set()
 
     def admit(self, worker: WorkerId, kind: Kind, size: int, now: float) -> Verdict:
-        """Whether a message of `size` bytes is taken, refused with an answer, or dropped. What is taken of a kind whose
-        open ones are counted is open until `done`.
+        """Whether a message of `size` bytes is taken, refused with an answer, or dropped (`flood`: and somebody should
+        know). What is taken of a kind whose open ones are counted is open until `done`.
         """
         meter = self._meter(worker, now)
         buckets = meter.buckets.get(kind)
@@ -105,14 +104,15 @@ class Admission:
         count, volume = buckets
         waiting = meter.open.get(kind, 0)
         if (limit.open_max and waiting >= limit.open_max) or not (count.room(1, now) and volume.room(size, now)):
-            return self._refuse(worker, meter, size, now)
+            return self._refuse(meter, size, now)
         count.take(1, now)
         volume.take(size, now)
         if limit.open_max:
             meter.open[kind] = waiting + 1
         return "take"
 
-    def _refuse(self, worker: WorkerId, meter: _Meter, size: int, now: float) -> Verdict:
+    @staticmethod
+    def _refuse(meter: _Meter, size: int, now: float) -> Verdict:
         if meter.answers is None or meter.refused is None or meter.refused_bytes is None:
             meter.answers = _Bucket(ANSWERS_PER_S, 1.0)
             meter.refused = _Bucket(REFUSED_MAX / PATIENCE_S, PATIENCE_S)
@@ -122,7 +122,7 @@ class Admission:
             meter.refused_bytes.take(size, now)
         elif now >= meter.noticed_at:
             meter.noticed_at = now + NOTICED_EACH_S
-            self.flooding.add(worker)
+            return "flood"
         if meter.answers.room(1, now):
             meter.answers.take(1, now)
             return "slow_down"
@@ -132,17 +132,17 @@ class Admission:
         meter = self._meters.get(worker)
         if meter is None:
             meter = self._meters[worker] = _Meter()
-            self._forget(now)
         else:
             self._meters.move_to_end(worker)
         meter.seen_at = now
+        self._forget(now)
         return meter
 
     def _forget(self, now: float) -> None:
         """Drop some of those that were silent for long, and the most silent one where there are too many."""
         for _ in range(FORGET_AT_ONCE_MAX):
-            oldest = next(iter(self._meters.values()))
-            if now - oldest.seen_at <= IDLE_S and len(self._meters) <= METERS_MAX:
+            silent_s = now - next(iter(self._meters.values())).seen_at
+            if silent_s <= IDLE_S and len(self._meters) <= METERS_MAX:
                 return
             self._meters.popitem(last=False)
 

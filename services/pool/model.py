@@ -22,6 +22,7 @@ from events.task import (
     TasksStarted,
 )
 from events.worker import (
+    WorkerContested,
     WorkerDrained,
     WorkerLost,
     WorkerRegistered,
@@ -94,6 +95,7 @@ EVOLVE: dict[type, Callable[[Pool, Any, int], None]] = {
     WorkerStopped: worker.evolve_standing,
     WorkerDrained: worker.evolve_drained,
     WorkerUndrained: worker.evolve_drained,
+    WorkerContested: worker.evolve_contested,
     WriterLed: _led,
 }
 

@@ -17,7 +17,7 @@ from services.pool import plan
 from services.pool.commands import Greet, Heard, Place
 from services.pool.orders import OrderBook
 from services.pool.state import Pool, ShapeKey, Worker
-from services.pool.worker import SUPERSEDED, is_superseded, stale_leases
+from services.pool.worker import SUPERSEDED, TWO_MACHINES, is_contested, is_superseded, stale_leases
 from services.writer import Writer
 
 LOOKS_MAX = 1000
@@ -69,6 +69,14 @@ class PollDesk:
         if self._writer.leads and machine is not None and _is_other(machine, poll):
             # Not parked: an agent that was superseded must not push aside the one that took its place.
             self._writer.offer(Item((), partial(self._resync, worker, parked)))
+            return
+        if (
+            self._writer.leads
+            and machine is not None
+            and poll.hello
+            and is_contested(machine, poll.session, poll.hello)
+        ):
+            self._arrived(worker, parked)  # not parked either
             return
         self._parked[worker] = parked
         self._idle.pop(worker, None)
@@ -222,11 +230,14 @@ class PollDesk:
         if isinstance(outcomes[0], Refused):
             self._reply_poll(worker, parked, protocol.pack(Denied(outcomes[0].code, outcomes[0].detail)))
             return
+        assert hello is not None
+        if machine is not None and is_contested(machine, parked.poll.session, hello):
+            self._reply_poll(worker, parked, protocol.pack(Denied("two_machines", TWO_MACHINES)))
+            return
         if machine is None or machine.session != parked.poll.session:
             self._resync(worker, parked, outcomes, position)  # more is to be given up first, or superseded meanwhile
             return
         # What the agent holds and should not have is told with every hello, and needs no number.
-        assert hello is not None
         stale = [Cancel(UNNUMBERED, job, lease) for job, lease in stale_leases(self._writer.state, worker, hello)]
         orders = self._book.orders(self._writer.state, worker, parked.poll.last, position, self._clock())
         self._reply_poll(worker, parked, protocol.pack(Orders([*stale, *orders])))

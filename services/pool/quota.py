@@ -15,7 +15,9 @@ def check(state: Pool, command: Submit) -> None:
     fact = command.fact
     owned = state.owned.get(fact.owner, _NOTHING)
     if 0 < command.open_jobs_max <= owned.open_jobs:
-        detail = f"you have {owned.open_jobs} open jobs, and your limit `open_jobs` is {command.open_jobs_max}; {REMEDY}"
+        detail = (
+            f"you have {owned.open_jobs} open jobs, and your limit `open_jobs` is {command.open_jobs_max}; {REMEDY}"
+        )
         raise Refused("quota", "", detail)
     if 0 < command.queued_tasks_max < owned.queued_tasks + fact.count:
         detail = (

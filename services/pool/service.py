@@ -5,6 +5,7 @@ the writer says that what the answer rests on is in the log (see `services.write
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -136,8 +137,7 @@ class PoolService:
             return True
         if verdict == "slow_down" and self.writer.leads:
             self._send(reply, protocol.pack(Denied("slow_down", SLOW_DOWN)))
-        if self._admission.flooding:
-            self._admission.flooding.discard(worker)
+        elif verdict == "flood":
             _log.warning("pool.flood", worker=worker, kind=kind)
             self.on_flood(worker)
         return False
@@ -153,7 +153,7 @@ class PoolService:
             return
         if poll.hello is not None and not self._admits(worker, "hello", reply, len(data)):
             return
-        self._liveness.heard(worker)
+        self._heard(worker, poll.session)
         self._polls.take(worker, Parked(reply, poll, self._monotonic()))
 
     def _reported(self, subject: str, reply: str, data: bytes) -> None:
@@ -166,7 +166,7 @@ class PoolService:
             self._admission.done(worker, "report")
             self._send(reply, protocol.pack(Denied("malformed", str(error))))
             return
-        self._liveness.heard(worker)
+        self._heard(worker, report.session)
         item = Item([Reported(worker, report)], partial(self._recorded, worker, reply), f"worker:{worker}")
         if not (self.writer.leads and self.writer.offer(item)):
             self._admission.done(worker, "report")
@@ -186,7 +186,7 @@ class PoolService:
         except msgspec.DecodeError as error:
             self._send(reply, protocol.pack(Denied("malformed", str(error))))
             return
-        self._liveness.heard(worker)
+        self._heard(worker, output.session)
         if self.writer.leads:
             self._desk.take(worker, reply, output)
 
@@ -203,6 +203,13 @@ class PoolService:
     def _heartbeat(self, subject: str, reply: str, data: bytes) -> None:
         worker = subject.split(".")[2]
         if self._admits(worker, "heartbeat", "", len(data)):
+            with contextlib.suppress(msgspec.DecodeError):
+                self._heard(worker, protocol.heartbeat_of(data).session)
+
+    def _heard(self, worker: WorkerId, session: str) -> None:
+        """Something came from `worker`: from its open session, not from another machine that would have its place."""
+        machine = self.writer.state.workers.get(worker)
+        if machine is None or machine.session == session:
             self._liveness.heard(worker)
 
     # What goes out
@@ -260,6 +267,7 @@ class PoolService:
             self._notes += 1
         elif isinstance(event, (WorkerRegistered, WorkerLost, WorkerStopped)):
             self._capacity = True
+            self._liveness.heard(event.worker)
 
     def committed(self, position: int) -> None:
         # Here and nowhere else: only now is everything that was noted also in the log.

@@ -111,6 +111,8 @@ class Worker(msgspec.Struct, gc=False):
     past: list[str] = []
     since_boot_ms: int = 0
     asked: list[str] = []
+    contested_at: int = 0
+    """When (ms) it was last said that another machine has its key."""
 
     @property
     def known(self) -> bool:

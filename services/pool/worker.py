@@ -13,6 +13,7 @@ from events.protocol import Ended, Hello, Report, Started
 from events.spec import COUNT_MAX
 from events.task import Detail, TasksLate, TasksReclaimed, TasksStarted
 from events.worker import (
+    WorkerContested,
     WorkerDrained,
     WorkerLost,
     WorkerRegistered,
@@ -31,6 +32,12 @@ UNREACHABLE_MS = 15_000
 LOST_MS = 60_000
 REPORTED_TASKS_MAX = 1_000_000
 SUPERSEDED = "a newer agent uses this worker's identity; stop one of the two"
+TWO_MACHINES = (
+    "another machine is at work with this worker's key; if this is a copy of its folder, give it one of its own "
+    f"(`hivectl worker join`); if that one has gone, this one is let in within {UNREACHABLE_MS // 1000} s"
+)
+CONTESTED_EACH_MS = 60_000
+"""How often it is said of a worker that another machine has its key, at most."""
 
 WorkerFact: TypeAlias = (
     WorkerRegistered
@@ -41,12 +48,13 @@ WorkerFact: TypeAlias = (
     | WorkerStopped
     | WorkerDrained
     | WorkerUndrained
+    | WorkerContested
 )
 Fact: TypeAlias = WorkerFact | TaskFact | TasksLate | JobFinished
 
 
 def decide_greet(state: Pool, command: Greet, now: int) -> list[Fact]:
-    """A session opens (an older one ends with it), or a lost worker is back."""
+    """A session opens (an older one ends with it), or a lost worker is back; or it does not, for it is contested."""
     hello = command.hello
     worker = state.workers.get(command.worker)
     registered = WorkerRegistered(
@@ -56,6 +64,9 @@ def decide_greet(state: Pool, command: Greet, now: int) -> list[Fact]:
         return [registered]
     if is_superseded(worker, command.session, hello):
         raise Refused("superseded", "session", SUPERSEDED)
+    if is_contested(worker, command.session, hello):
+        lately = worker.contested_at and now - worker.contested_at < CONTESTED_EACH_MS
+        return [] if lately else [WorkerContested(worker.id, hello.boot)]
     if worker.session != command.session:
         kept = {held.lease: held.tasks for held in hello.holding if _sound(state, held.job, held.tasks)}
         ends = Ends(state, now)
@@ -80,6 +91,14 @@ def is_superseded(worker: Worker, session: str, hello: Hello | None = None) -> b
     if session == worker.session or hello is None or hello.boot != worker.boot:
         return session in worker.past
     return session in worker.past or 0 < hello.since_boot_ms < worker.since_boot_ms
+
+
+def is_contested(worker: Worker, session: str, hello: Hello) -> bool:
+    """Whether this hello is another machine's than that of the session which is open and was heard lately: whichever of
+    the two is the owner's, the one at work stays. A machine that just was started again waits until its own is silent.
+    """
+    other = session != worker.session and bool(hello.boot) and bool(worker.boot) and hello.boot != worker.boot
+    return other and worker.state == "ready"
 
 
 def _sound(state: Pool, job: JobId, tasks: Runs) -> bool:
@@ -280,6 +299,10 @@ def evolve_standing(
     state.reach.clear()
     state.freed.add(worker.id)
     state.left(worker)
+
+
+def evolve_contested(state: Pool, event: WorkerContested, at: int) -> None:
+    state.workers[event.worker].contested_at = at
 
 
 def evolve_drained(state: Pool, event: WorkerDrained | WorkerUndrained, at: int) -> None:

@@ -11,6 +11,7 @@ import uvloop
 
 from tests.bench.benches import BENCHES, REPLAY_JOBS, WARM_UP, Measured, replay
 from tests.bench.figures import Figure, commit, machine, median, peer, quantile
+from tests.bench.flood import SAMPLES, flood
 from tests.bench.hive import hive
 from tests.bench.identities import CONNECTIONS, IDENTITIES, enrolment, refused
 from tests.bench.memory import MEMORY_JOBS, memory
@@ -100,12 +101,20 @@ async def _refused(runs: int, count: int) -> Figure:
     return Figure("refused", median(waits), "ms", waits, commit=commit(), machine=machine(), parts=found[-1])
 
 
+async def _flood(runs: int, count: int) -> Figure:
+    """How many times longer, at the p99, a worker waits for its reports' answers while another sends all it can."""
+    found = [await flood(count or SAMPLES) for _ in range(runs)]
+    ratios = [parts["meanwhile"]["ratio"] for parts in found]
+    return Figure("flood", median(ratios), "times", ratios, commit=commit(), machine=machine(), parts=found[-1])
+
+
 ALONE: dict[str, Callable[[int, int], Awaitable[Figure]]] = {
     "replay": _replay,
     "plan": _plan,
     "memory": _memory,
     "enrolment": _enrolment,
     "refused": _refused,
+    "flood": _flood,
 }
 """Those without a peer, and what makes their figure of (runs, count)."""
 

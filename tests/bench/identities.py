@@ -43,8 +43,9 @@ class Machine(NamedTuple):
     seed: str
 
 
-def _machine() -> Machine:
-    seed = nkey.new_user_seed()
+def new_machine(seed: str = "") -> Machine:
+    """One with a key of its own, or with this one."""
+    seed = seed or nkey.new_user_seed()
     signer = Signer(seed)
     return Machine(nkey.worker_id_of(signer.public_key), signer, seed)
 
@@ -53,15 +54,15 @@ async def enrolment(count: int) -> dict[str, dict[str, float]]:
     """Machines taken in per second, each with its JWT; how soon one that is let go is disconnected (ms); how long a
     killed control plane needs until it knows them all again (s).
     """
-    machines = [_machine() for _ in range(count)]
+    machines = [new_machine() for _ in range(count)]
     with tempfile.TemporaryDirectory(prefix="hive-bench-", ignore_cleanup_errors=True) as folder:
         async with system(Path(folder)) as hive, aiohttp.ClientSession() as http:
             await hive.plane()
             key = {"Authorization": f"Bearer {hive.folder.admin_key()}"}
             start = time.perf_counter()
-            urls = await _each(machines, lambda machine: _enrol(http, hive.url(), key, machine))
+            urls = await _each(machines, lambda machine: enrol(http, hive.url(), key, machine))
             enrolled = time.perf_counter()
-            jwts = await _each(machines, lambda machine: _credential(http, hive.url(), machine))
+            jwts = await _each(machines, lambda machine: credential(http, hive.url(), machine))
             end = time.perf_counter()
             rates = {
                 "per_s": count / (end - start),
@@ -92,14 +93,14 @@ async def _each(machines: list[Machine], do: Any) -> list[str]:
     return said
 
 
-async def _enrol(http: aiohttp.ClientSession, url: str, key: dict[str, str], machine: Machine) -> str:
+async def enrol(http: aiohttp.ClientSession, url: str, key: dict[str, str], machine: Machine) -> str:
     """Where NATS is."""
     body = {"public_key": machine.signer.public_key, "name": "bench"}
     async with http.post(f"{url}/v1/workers", json=body, headers=key) as answer:
         return (await _checked(answer, 201))["nats_url"]
 
 
-async def _credential(http: aiohttp.ClientSession, url: str, machine: Machine) -> str:
+async def credential(http: aiohttp.ClientSession, url: str, machine: Machine) -> str:
     """Its JWT."""
     at, nonce = time.time_ns() // 1_000_000, secrets.token_urlsafe(16)
     signature = base64.b64encode(sign(machine.worker, machine.signer, at, nonce)).decode()
@@ -147,7 +148,7 @@ async def _restart(hive: System, http: aiohttp.ClientSession, machines: list[Mac
     await hive.plane()
     answers = time.perf_counter() - start
     sample = machines[:: max(1, len(machines) // ASKED)]
-    await _each(sample, lambda machine: _credential(http, hive.url(), machine))
+    await _each(sample, lambda machine: credential(http, hive.url(), machine))
     return {"api_s": round(answers, 2), "known_s": round(time.perf_counter() - start, 2)}
 
 

@@ -84,6 +84,26 @@ def test_waiting_streams_output_and_takes_the_tasks_code(hive: Hive) -> None:
     assert "err\n" in err
 
 
+def test_waiting_shows_an_arrays_output_in_order(hive: Hive) -> None:
+    code, out, err = hive.ctl("submit", "--wait", "--count", "3", "--", "sh", "-c", "echo $HIVE_INDEX")
+    assert (code, out) == (0, b"0\n1\n2\n"), err
+
+
+def test_waiting_with_json_prints_the_job_alone(hive: Hive) -> None:
+    assert json.loads(hive.ok("submit", "--wait", "--json", "--", "echo", "hello"))["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("words", [(), ("--count", "101"), ("--json",)])
+def test_waiting_says_why_a_job_is_held(hive: Hive, words: tuple[str, ...]) -> None:
+    whole = [sys.executable, "-m", "services.cli.main", "submit", "--wait", "--cpus", "4000", *words, "--", "true"]
+    with subprocess.Popen(whole, env=hive.environ, cwd=ROOT, stderr=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stderr is not None
+        line = next(line for line in waiting.stderr if " is held: " in line)
+        assert "capacity: needs 4000 CPUs" in line
+        hive.ok("job", "cancel", line.split()[0])
+        assert waiting.wait(LIMIT_S) == 1
+
+
 def test_any_bytes_come_through(hive: Hive) -> None:
     code, out, err = hive.ctl("submit", "--wait", "--", "printf", r"\377\000no newline")
     assert (code, out) == (0, b"\xff\x00no newline"), err
@@ -200,6 +220,13 @@ def test_workers_are_drained_and_taken_back(hive: Hive) -> None:
 
 def test_status_and_proof(hive: Hive) -> None:
     assert json.loads(hive.ok("status", "--json"))["database"] == "ok"
+    # The log says why without the user's words, and the hive with them: no difference.
+    for words, said in (
+        (("--retry", "rejected=0", "--", "no-such-command"), "'no-such-command' is not in"),
+        (("--retry", "output_lost=0", "--result", "never", "--", "true"), "'never' was not written"),
+    ):
+        code, _, err = hive.ctl("submit", "--wait", *words)
+        assert (code, said in err) == (1, True), err
     assert "proved: " in hive.ok("prove")
 
 

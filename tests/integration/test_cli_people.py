@@ -19,6 +19,8 @@ from services.cli.main import run
 from services.cli.output import Mode, Output
 from tests.people_support import OTHER, PASSWORD
 from tests.people_web_support import Served, people_api
+from tests.web_support import api
+from web.core import Network
 
 
 @pytest.fixture
@@ -131,3 +133,55 @@ async def test_looking_after_users_by_name(served: Served) -> None:
     code, _, said = await hivectl("user", "register", "bob", "--invite", text, "--password-stdin", stdin=PASSWORD)
     assert code != Exit.OK
     assert "revoked" in said
+
+
+async def test_secrets_are_typed_nowhere_and_shown_to_nobody(served: Served) -> None:
+    key = served.hive.key
+    value = "swordfish-4711-tango"
+    code, _, said = await hivectl("secret", "list", key=key)
+    assert code == Exit.OK
+    assert "no secrets yet" in said
+    code, out, said = await hivectl("secret", "set", "DB_PASSWORD", stdin=f"{value}\n", key=key)
+    assert code == Exit.OK, said
+    assert value not in out + said
+    assert await served.host.secrets.values("admin", ["DB_PASSWORD"]) == [value]
+    code, out, _ = await hivectl("secret", "list", key=key)
+    assert code == Exit.OK
+    assert "DB_PASSWORD" in out
+    assert value not in out
+    code, out, said = await hivectl("submit", "--secret", "PGPASSWORD=DB_PASSWORD", "--", "true", key=key)
+    assert code == Exit.OK, said
+    code, _, said = await hivectl("submit", "--secret", "OTHER", "--", "true", key=key)
+    assert code != Exit.OK
+    assert "you have no secret 'OTHER'" in said
+    code, _, said = await hivectl("submit", "--secret", "db.password", "--", "true", key=key)
+    assert code == Exit.USAGE
+    assert (await hivectl("secret", "set", "EMPTY", key=key))[0] == Exit.USAGE
+    assert (await hivectl("secret", "remove", "DB_PASSWORD", key=key))[0] == Exit.OK
+    assert (await hivectl("secret", "remove", "DB_PASSWORD", key=key))[0] != Exit.OK
+
+
+async def test_a_token_comes_with_the_address_that_other_machines_reach(served: Served) -> None:
+    code, out, said = await hivectl("worker", "token", "create", key=served.hive.key)
+    assert (code, out.startswith("hivw_")) == (Exit.OK, True)
+    assert f"hivectl worker join {served.url} TOKEN" in said
+    assert "only this machine reaches that address" in said, "nothing better is known"
+
+
+@pytest.mark.parametrize(
+    ("network", "told"),
+    [
+        (Network(public_url="https://hive.example.org/api"), "https://hive.example.org/api"),
+        (Network(api_host="[fd00::5]"), "https://[fd00::5]:PORT"),
+        (Network(public_url="https://hive.example.org", api_host="10.0.0.5"), "https://hive.example.org"),
+    ],
+)
+async def test_a_hive_that_knows_its_address_tells_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Network, told: str
+) -> None:
+    async with api(tmp_path / "hive", network=network) as hive:
+        monkeypatch.setenv("HIVE_URL", hive.url)
+        code, _, said = await hivectl("worker", "token", "create", key=hive.key)
+        assert code == Exit.OK, said
+        assert f"hivectl worker join {told.replace('PORT', str(hive.server.port))} TOKEN" in said
+        assert "only this machine" not in said

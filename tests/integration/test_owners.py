@@ -6,6 +6,7 @@ import hashlib
 import json
 import secrets
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from infra.link import Link
 from infra.renewal import sign
 from services.accounts.commands import SetLimits
 from tests.nats_support import until
-from tests.web_support import Api
+from tests.web_support import Api, api
 from web.keys_schema import join_text
 
 NOOP = {"kind": "noop"}
@@ -160,6 +161,60 @@ async def test_who_makes_too_many_requests_waits(hive: Api) -> None:
     found = [(await person.ask("GET", "/v1/status"))[0] for _ in range(5)]
     assert found == [200, 200, 200, 429, 429]
     assert (await hive.ask("GET", "/v1/status"))[0] == 200
+
+
+async def limited(hive: Api, user: str, limits: Limits) -> Person:
+    """A new user with these limits."""
+    person = Person(hive, await hive.key_of("user", user))
+    answer = await hive.core.accounts.ask([SetLimits(user, limits)], "test")
+    assert await hive.core.access.reached(answer.position, 5)
+    return person
+
+
+async def test_a_quota_of_open_jobs_names_the_limit_and_says_of_each_job_what_became_of_it(hive: Api) -> None:
+    person = await limited(hive, "ufew", Limits(open_jobs=2))
+    status, problem = await person.ask("POST", "/v1/jobs", json=[NOOP, NOOP, NOOP])
+    assert (status, problem["type"].rpartition(":")[2], problem["field"]) == (429, "quota", "jobs[2]")
+    assert [job["accepted"] for job in problem["jobs"]] == [True, True, False]
+    status, problem = await person.ask("POST", "/v1/jobs", json=NOOP)
+    assert status == 429
+    assert "your limit `open_jobs` is 2; wait until some have ended" in problem["detail"]
+    assert (await hive.ask("POST", "/v1/jobs", json=[NOOP] * 3))[0] == 201
+    async with hive.crew():
+        await until_taken(person)
+
+
+async def until_taken(person: Person) -> None:
+    async with asyncio.timeout(10):
+        while (await person.ask("POST", "/v1/jobs", json=NOOP))[0] != 201:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_quota_of_queued_tasks_names_the_field(hive: Api) -> None:
+    person = await limited(hive, "ufew", Limits(queued_tasks=5))
+    status, problem = await person.ask("POST", "/v1/jobs", json=NOOP | {"count": 6})
+    assert (status, problem["field"]) == (429, "count")
+    assert "6 queued tasks, and your limit `queued_tasks` is 5" in problem["detail"]
+    assert (await person.ask("POST", "/v1/jobs", json=NOOP | {"count": 5}))[0] == 201
+
+
+async def test_an_upload_beyond_the_users_limit_is_refused(hive: Api) -> None:
+    person = await limited(hive, "usmall", Limits(upload_bytes=10))
+    await person.put(b"0123456789")
+    status, problem = await person.ask(
+        "PUT", f"/v1/blobs/{hashlib.sha256(b'01234567890').hexdigest()}", data=b"01234567890"
+    )
+    assert (status, problem["type"].rpartition(":")[2]) == (413, "too-large")
+    assert "10 bytes" in problem["detail"]
+
+
+async def test_the_hives_own_limits_are_for_who_has_none_and_not_for_admins(tmp_path: Path) -> None:
+    async with api(tmp_path, limits=Limits(open_jobs=1)) as hive:
+        person = Person(hive, await hive.key_of("user", "uany"))
+        assert [(await person.ask("POST", "/v1/jobs", json=NOOP))[0] for _ in range(2)] == [201, 429]
+        more = await limited(hive, "umore", Limits(open_jobs=2))
+        assert [(await more.ask("POST", "/v1/jobs", json=NOOP))[0] for _ in range(3)] == [201, 201, 429]
+        assert [(await hive.ask("POST", "/v1/jobs", json=NOOP))[0] for _ in range(2)] == [201, 201]
 
 
 def signed(seed: str, token: str) -> dict[str, str]:

@@ -20,6 +20,10 @@ MAY: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/v1/jobs/{job}/results"): READERS,
     ("GET", "/v1/jobs/{job}/tasks"): READERS,
     ("GET", "/v1/jobs/{job}/tasks/{index}/output"): READERS,
+    ("POST", "/v1/jobs/{job}/secrets"): frozenset(),
+    ("GET", "/v1/secrets"): JOBS,
+    ("PUT", "/v1/secrets/{name}"): JOBS,
+    ("DELETE", "/v1/secrets/{name}"): JOBS,
     ("PUT", "/v1/blobs/{digest}"): JOBS,
     ("GET", "/v1/blobs/{digest}"): READERS,
     ("HEAD", "/v1/blobs/{digest}"): READERS,
@@ -44,6 +48,8 @@ MAY: dict[tuple[str, str], frozenset[str]] = {
     ("DELETE", "/v1/enrolments/{enrolment}"): KEEPERS,
     ("POST", "/v1/workers/join"): NOBODY_ASKED,
     ("POST", "/v1/worker/credential"): NOBODY_ASKED,
+    ("POST", "/v1/worker/rekey"): NOBODY_ASKED,
+    ("GET", "/v1/auth/options"): NOBODY_ASKED,
     ("POST", "/v1/auth/register"): NOBODY_ASKED,
     ("POST", "/v1/auth/login"): NOBODY_ASKED,
     ("POST", "/v1/auth/refresh"): NOBODY_ASKED,
@@ -73,6 +79,7 @@ MAY: dict[tuple[str, str], frozenset[str]] = {
 HARMLESS = {
     "{job}": "jaaaaaaaaaaaaaaaa", "{index}": "0", "{digest}": "0" * 64, "{worker}": "waaaaaaaaaaaa", "{key}": "k0",
     "{enrolment}": "e0", "{user}": "unobody", "{invite}": "i0",
+    "{name}": "token",
 }  # fmt: skip
 CLOSED = (401, 403)
 NO_KEY = "there is no key"

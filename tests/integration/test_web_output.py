@@ -87,6 +87,15 @@ async def test_output_is_followed_to_its_end(hive: Api, client: AsyncHive) -> No
             assert await answer.read() == b"last"
         async with hive.http.get(path, params={"offset": after}) as answer:
             assert (answer.status, await answer.read()) == (200, b"")
+        # An offset that counts what was shown, not what is stored, would skip all the rest without a word.
+        events = {"Accept": "text/event-stream"}
+        for field, asked in (
+            ("offset", hive.http.get(path, params={"offset": offset - 3})),
+            ("offset", hive.http.get(path, params={"offset": offset - 3}, headers=events)),
+            ("Last-Event-ID", hive.http.get(path, headers={**events, "Last-Event-ID": f"{run.number}-{offset - 3}"})),
+        ):
+            async with asked as answer:
+                assert (answer.status, (await answer.json(content_type=None))["field"]) == (400, field)
 
 
 async def test_the_next_attempt_is_followed_too(hive: Api, client: AsyncHive) -> None:

@@ -11,7 +11,7 @@ from infra.nats_jwt import read_user
 from infra.renewal import NOT_ENROLLED, STALE
 from tests.nats_support import until
 from tests.worker_support import POOL, Rig
-from worker import credential
+from worker import credential, signed
 
 YEAR_MS = 365 * 24 * 3600 * 1000
 
@@ -65,8 +65,8 @@ async def test_what_is_no_jwt_of_its_own_is_not_used(rig: Rig, damage: str) -> N
 async def test_a_clock_that_is_off_by_a_year_does_not_matter(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, off: int
 ) -> None:
-    right = credential._now
-    monkeypatch.setattr(credential, "_now", lambda: right() + off)
+    right = signed.now
+    monkeypatch.setattr(signed, "now", lambda: right() + off)
     minting(rig, 3)
     await rig.start()
     assert [code for _, code in rig.shelf.credentials[:2]] == [STALE, ""]

@@ -161,6 +161,14 @@ class TestPlatform:
         assert await asyncio.wait_for(task, 20) == EXIT_SUPERSEDED
         assert "another agent" in capfd.readouterr().err
 
+    async def test_told_to_slow_down_it_waits_and_sends_everything_again(self, rig: Rig) -> None:
+        rig.pool.slow_downs = {"next": 3, "report": 3, "output": 3}
+        await rig.start()
+        lease = rig.pool.sh("echo done")
+        assert (await rig.pool.ended(lease)).code == 0
+        assert rig.pool.text(lease) == b"done\n"
+        assert set(rig.pool.slow_downs.values()) == {0}
+
     async def test_it_goes_on_without_the_platform_and_reports_afterwards(self, at_work: Rig) -> None:
         pool, server = at_work.pool, at_work.server
         go = at_work.root / "go"

@@ -24,10 +24,12 @@ from services.accounts.commands import (
     IssueKey,
     Register,
     RekeyWorker,
+    RemoveSecret,
     RevokeEnrolment,
     RevokeInvite,
     RevokeKey,
     SetRoles,
+    SetSecret,
     Stand,
 )
 from services.accounts.model import decide
@@ -66,9 +68,11 @@ commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(lambda n: RevokeEnrolment(f"e{n}"), names),
     st.builds(lambda worker, key, n: Enrol(worker, key, "p", f"d{n}"), workers, public_keys, names),
     st.builds(lambda worker, key, owner: Enrol(worker, key, "p", owner=owner), workers, public_keys, users),
-    st.builds(RekeyWorker, workers, public_keys),
+    st.builds(RekeyWorker, workers, public_keys, public_keys),
     st.builds(BanWorker, workers),
     st.builds(ForgetWorker, workers),
+    st.builds(lambda n, user, value: SetSecret(f"s{n}", user, f"v{value}"), names, users, names),
+    st.builds(lambda n, user: RemoveSecret(f"s{n}", user), names, users),
 )  # fmt: skip
 
 
@@ -109,6 +113,10 @@ def check(state: Access, now: int) -> None:
     for invite in state.invites.values():
         assert invite.used <= invite.uses
     assert {worker.public_key: name for name, worker in state.workers.items()} == state.worker_of, "one key, one worker"
+    for name, secret in state.secrets.items():
+        assert state.users[secret.user].state != "erased"
+        assert name in state.users[secret.user].secrets
+    assert sum(len(user.secrets) for user in state.users.values()) == len(state.secrets)
     for worker in state.workers.values():
         assert worker.banned or state.users[worker.owner].state != "erased"
         assert worker.banned == (worker.public_key in state.shut_out)

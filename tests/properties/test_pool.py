@@ -113,21 +113,22 @@ class Pools(RuleBasedStateMachine):
         kind=st.sampled_from(["process", "noop"]),
         lost_after=st.sampled_from([15_000, 60_000, 100_000]),
         retries=RETRIES,
+        owner=st.sampled_from(["u1", "u1", "u2"]),
+        most=st.sampled_from([(0, 0), (0, 0), (0, 0), (2, 0), (0, 7)]),
     )
     def submit(
         self, job: str, count: int, digest: str, after: list[str], cpus: int, memory: int, priority: int, kind: Any,
-        lost_after: int, retries: Retries,
+        lost_after: int, retries: Retries, owner: str, most: tuple[int, int],
     ) -> None:  # fmt: skip
         known = {name: past for name, past in self.known().items() if name not in self.state.jobs}
-        self.ask(
-            Submit(
-                fact(
-                    job, count, digest=digest, after=after, cpus_milli=cpus, memory_bytes=memory, priority=priority,
-                    kind=kind, lost_after_ms=lost_after, retries=retries,
-                ),
-                known,
-            )
+        new = fact(
+            job, count, digest=digest, after=after, cpus_milli=cpus, memory_bytes=memory, priority=priority, kind=kind,
+            lost_after_ms=lost_after, retries=retries, owner=owner,
         )  # fmt: skip
+        if self.ask(Submit(new, known, *most)):
+            jobs, tasks = self.ledger.owned(owner)
+            assert not most[0] or jobs <= most[0]
+            assert not most[1] or tasks <= most[1]
 
     @initialize(
         one=CAPACITIES, two=CAPACITIES, count=st.integers(1, 6), retries=RETRIES, cpus=st.sampled_from([500, 1000])

@@ -11,6 +11,8 @@ from events.account import (
     KeyExpirySet,
     KeyIssued,
     KeyRevoked,
+    SecretRemoved,
+    SecretSet,
     UserActed,
     UserErased,
     UserRegistered,
@@ -34,11 +36,13 @@ from services.accounts.commands import (
     IssueKey,
     Register,
     RekeyWorker,
+    RemoveSecret,
     RevokeKey,
     SetRoles,
+    SetSecret,
     Stand,
 )
-from services.accounts.model import KEYS_MAX, decide
+from services.accounts.model import KEYS_MAX, SECRETS_MAX, decide
 from services.hosting import Refused
 
 NOW = 1_790_000_000_000
@@ -180,7 +184,7 @@ def test_a_banned_worker_does_not_come_back_and_a_forgotten_one_may() -> None:
     join = Enrol("w1", "U-w1", "", "digest-e1")
     banned = given(USER, token(0), enrolled(), WorkerBanned("w1"))
     assert refused(banned, join) == "banned"
-    assert refused(banned, RekeyWorker("w1", "U-new")) == "banned"
+    assert refused(banned, RekeyWorker("w1", "U-w1", "U-new")) == "banned"
     assert then(banned, BanWorker("w1")) == []
     assert then(banned, ForgetWorker("w1")) == [WorkerForgotten("w1")]
     assert then(given(USER, token(0), enrolled(), WorkerForgotten("w1")), join)
@@ -191,9 +195,30 @@ def test_what_was_shut_out_is_named_until_no_credential_of_it_can_live() -> None
     apply(state, WorkerBanned("w1"), NOW)
     apply(state, WorkerRekeyed("w2", "U-new"), NOW + 1)
     assert state.shut_out == {"U-w1": NOW, "U-w2": NOW + 1}
-    assert refused(state, RekeyWorker("w3", "U-w2")) == "old_key"
+    assert refused(state, RekeyWorker("w3", "U-w3", "U-w2")) == "old_key"
     apply(state, UserErased("u1"), NOW + SHUT_OUT_MS + 2)
     assert state.shut_out == dict.fromkeys(("U-w1", "U-new", "U-w3"), NOW + SHUT_OUT_MS + 2)
+
+
+def test_a_secret_has_one_user_and_one_value_at_a_time() -> None:
+    state = given(USER, ADMIN)
+    assert then(state, SetSecret("s1", "u1", "v1")) == [SecretSet("s1", "u1", "v1")]
+    state = given(USER, ADMIN, SecretSet("s1", "u1", "v1"))
+    assert then(state, SetSecret("s1", "u1", "v1")) == []
+    assert then(state, SetSecret("s1", "u1", "v2")) == [SecretSet("s1", "u1", "v2")]
+    assert refused(state, SetSecret("s1", "uadmin", "v2")) == refused(state, RemoveSecret("s1", "uadmin")) == "exists"
+    assert then(state, RemoveSecret("s1", "u1")) == [SecretRemoved("s1", "u1")]
+    assert then(given(USER), RemoveSecret("s1", "u1")) == []
+
+
+def test_secrets_of_a_user_are_bounded_and_go_with_it() -> None:
+    state = given(USER, *(SecretSet(f"s{number}", "u1", "v") for number in range(SECRETS_MAX)))
+    assert refused(state, SetSecret("more", "u1", "v")) == "too_many"
+    assert then(state, SetSecret("s0", "u1", "w"))
+    for event in (SecretRemoved("s0", "u1"), UserErased("u1")):
+        assert apply(state, event, NOW)
+    assert not state.secrets
+    assert refused(state, SetSecret("s1", "u1", "v")) == "no_user"
 
 
 def test_what_an_admin_did_is_written_down_if_it_changed_anything() -> None:

@@ -19,6 +19,7 @@ from events.task import (
 )
 from events.worker import (
     Capacity,
+    WorkerContested,
     WorkerDrained,
     WorkerLost,
     WorkerRegistered,
@@ -137,6 +138,8 @@ def test_workers_states_and_what_they_have() -> None:
     ):  # fmt: skip
         assert given(registered, event).workers["w"].state == state
     assert not given(registered, WorkerDrained("w"), WorkerUndrained("w")).workers["w"].drained
+    contested = given(registered, WorkerContested("w", "b2")).workers["w"].row()
+    assert (contested.state, contested.boot, contested.since, contested.contested_at) == ("ready", "b1", T0 + 1, T0 + 2)
 
 
 def test_it_knows_who_leads_and_counts_what_it_does_not_know() -> None:

@@ -15,9 +15,10 @@ from infra import certificates
 from infra.certificates import CA_S, DAY_S, SERVER_S, OwnFiles, Served
 from infra.folder import Folder
 from infra.settings import Settings
-from infra.tls import TlsError, Trust, pin_of, split_pin
-from services.certificates import check_listeners, served_by, worker_host
+from infra.tls import INSECURE_ENV, TlsError, Trust, check_private, pin_of, split_pin
+from services.certificates import api_host, check_listeners, served_by, worker_host
 from tests.tls_support import made, split
+from web.client import AsyncHive, Untrusted
 
 NOW_S = 1_800_000_000.0
 
@@ -226,6 +227,42 @@ def test_workers_are_told_a_host_that_the_certificate_is_for(tmp_path: Path) -> 
     assert worker_host(Settings(nats_host="10.0.0.5", public_url="https://h.example.org:1"), served) == "h.example.org"
     with pytest.raises(TlsError, match=r"NATS at 10\.0\.0\.6, and the certificate is for hive\.example\.org"):
         check_listeners(Settings(nats_host="10.0.0.6"), served)
+
+
+def test_machines_are_told_a_name_that_the_certificate_covers(tmp_path: Path) -> None:
+    served = made(tmp_path, "hive.example.org", "10.0.0.5", "fd00::5")
+    told = {host: api_host(Settings(host=host), served) for host in ("0.0.0.0", "10.0.0.5", "10.0.0.6", "fd00::5")}
+    assert told == {
+        "0.0.0.0": "hive.example.org", "10.0.0.5": "10.0.0.5", "10.0.0.6": "hive.example.org", "fd00::5": "[fd00::5]",
+    }  # fmt: skip
+    assert api_host(Settings(), served) == "", "on loopback nobody else reaches it"
+    assert api_host(Settings(host="0.0.0.0", behind_proxy=True), served) == "", (
+        "nor where it is the proxy that they reach"
+    )
+    assert api_host(Settings(host="0.0.0.0"), None) == ""
+
+
+# What leaves the machine in the clear
+
+
+@pytest.mark.parametrize("url", ["http://hive.example.org", "http://10.0.0.5:8420", "http://127.0.0.1.example.org"])
+def test_no_key_goes_over_plain_http_to_another_machine(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(INSECURE_ENV, raising=False)
+    with pytest.raises(Untrusted, match=r"is not encrypted.*use https://.*HIVE_INSECURE=1"):
+        AsyncHive(url, "hive_x")
+    with pytest.raises(TlsError, match="is not encrypted"):
+        check_private(url, {INSECURE_ENV: "yes"})
+    monkeypatch.setenv(INSECURE_ENV, "1")
+    assert AsyncHive(url, "hive_x").url == url
+    with pytest.raises(TlsError, match="is not encrypted"):
+        check_private(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8420", "http://localhost", "http://[::1]:1", "https://hive.example.org"]
+)
+def test_what_stays_here_or_is_encrypted_may_carry_keys(url: str) -> None:
+    assert AsyncHive(url, "hive_x").url == url
 
 
 # Fingerprints

@@ -3,6 +3,7 @@
 import base64
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from infra import nkey
@@ -10,13 +11,25 @@ from infra.folder import Folder
 from infra.nats_authority import WORKER_JWT_S, Authority
 from infra.nats_jwt import read_user
 from infra.nkey import Signer
-from infra.renewal import NOT_ENROLLED, REPLAYED, SKEW_MS_MAX, STALE, TOO_MANY, CredentialBody, sign
-from services.credentials import ASKED_MAX, SWEEP_MS, WINDOW_MS, CredentialDesk, CredentialRefused
+from infra.renewal import (
+    KEY_TAKEN,
+    NOT_ENROLLED,
+    REPLAYED,
+    SKEW_MS_MAX,
+    STALE,
+    TOO_MANY,
+    CredentialBody,
+    RekeyBody,
+    rekey_text,
+    sign,
+)
+from services.credentials import ASKED_MAX, SWEEP_MS, WINDOW_MS, CredentialDesk, CredentialRefused, KeyTaken
 
 NOW = 1_800_000_000_000
 SEED = nkey.new_user_seed()
 KEY = nkey.public_of(SEED)
 WORKER = nkey.worker_id_of(KEY)
+OTHER, TAKEN = nkey.new_user_seed(), nkey.new_user_seed()
 
 
 class Desk:
@@ -27,16 +40,25 @@ class Desk:
         authority = Authority(Folder(root), lambda: self.now / 1000)
 
         async def mint(worker: str, public_key: str) -> str:
-            if (worker, public_key) != (WORKER, KEY):
+            if (worker, public_key) != (WORKER, self.key):
                 return ""
             return authority.worker_jwt(worker, public_key, "default", self.now // 1000 + WORKER_JWT_S)
 
-        self.desk = CredentialDesk(mint, lambda: self.now)
+        async def rekey(worker: str, before: str, public_key: str) -> bool:
+            if public_key == nkey.public_of(TAKEN):
+                raise KeyTaken("it is another worker's")
+            if worker != WORKER or self.key not in (before, public_key):
+                return False
+            self.key = public_key
+            return True
 
-    async def code(self, asked: CredentialBody) -> str:
-        """Why there is no JWT; "" when there is."""
+        self.key = KEY
+        self.desk = CredentialDesk(mint, rekey, lambda: self.now)
+
+    async def code(self, asked: CredentialBody | RekeyBody) -> str:
+        """Why there is no JWT, or no other key; "" when there is."""
         try:
-            await self.desk.issue(asked)
+            await (self.desk.rekey(asked) if isinstance(asked, RekeyBody) else self.desk.issue(asked))
         except CredentialRefused as refused:
             return refused.code if refused.now == self.now else "tells another time"
         return ""
@@ -111,3 +133,49 @@ async def test_what_is_remembered_is_bounded(desk: Desk) -> None:
     desk.now += WINDOW_MS + SWEEP_MS
     await desk.code(request(at=desk.now))
     assert sum(map(len, desk.desk._seen.values())) == 1
+
+
+# Other keys
+
+
+def change(seed: str = SEED, new: str = OTHER, at: int = NOW, nonce: str = "n" * 16, worker: str = WORKER) -> RekeyBody:
+    """A good request for another key."""
+    signers = Signer(seed), Signer(new)
+    text = rekey_text(worker, signers[0].public_key, signers[1].public_key, at, nonce)
+    proofs = [base64.b64encode(signer.sign(text)).decode() for signer in signers]
+    return RekeyBody(worker, signers[0].public_key, signers[1].public_key, at, nonce, *proofs)
+
+
+async def test_who_has_both_keys_changes_them_and_the_old_one_gets_nothing_any_more(desk: Desk) -> None:
+    answer = await desk.desk.rekey(change())
+    assert (answer.public_key, answer.now) == (nkey.public_of(OTHER), NOW)
+    assert await desk.code(request(nonce="1" * 16)) == NOT_ENROLLED
+    assert await desk.code(request(nonce="2" * 16, seed=OTHER)) == ""
+    assert await desk.code(change(nonce="3" * 16)) == "", "who died before the answer asks again"
+    assert await desk.code(change(new=nkey.new_user_seed(), nonce="4" * 16)) == NOT_ENROLLED, (
+        "the old key changes nothing"
+    )
+
+
+async def test_a_change_of_keys_is_good_once_and_for_a_while(desk: Desk) -> None:
+    assert await desk.code(change(at=NOW - SKEW_MS_MAX - 1)) == STALE
+    assert await desk.code(change()) == ""
+    assert await desk.code(change()) == REPLAYED
+
+
+async def test_a_change_that_both_keys_did_not_sign_is_refused(desk: Desk) -> None:
+    good = change()
+    for wrong in (
+        msgspec.structs.replace(good, signature=good.new_signature),
+        msgspec.structs.replace(good, new_signature=good.signature),
+        msgspec.structs.replace(good, new_key=nkey.public_of(TAKEN)),
+        msgspec.structs.replace(good, at=NOW + 1),
+        msgspec.structs.replace(good, worker="waaaaaaaaaaaa"),
+        msgspec.structs.replace(good, new_signature="?"),
+        change(new=SEED),
+        change(seed=nkey.new_user_seed()),
+    ):
+        assert await desk.code(wrong) == NOT_ENROLLED
+    assert await desk.code(change(new=TAKEN)) == KEY_TAKEN
+    assert desk.key == KEY
+    assert await desk.code(good) == ""

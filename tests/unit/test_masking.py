@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.masking import mask, unmask
+from events.masking import is_of, mask, unmask
 from events.spec import Input, TaskText
 
 TEXT = TaskText(
@@ -25,6 +25,8 @@ TEXT = TaskText(
 )
 def test_reasons_name_fields(said: str, logged: str) -> None:
     assert mask(said, TEXT) == logged
+    assert is_of(said, logged)
+    assert not is_of(f"not {said}", logged)
 
 
 def test_whoever_may_read_the_text_gets_the_words_back() -> None:

@@ -2,16 +2,22 @@
 
 import pytest
 
+from events.catalog import AnyEvent
 from events.job import JobFinished
 from events.protocol import Held, Hello
 from events.task import TasksFinished, TasksLate, TasksReclaimed, TasksRetried, TasksStarted
 from events.worker import (
     Capacity,
+    WorkerContested,
+    WorkerLost,
     WorkerRegistered,
     WorkerReported,
+    WorkerStopped,
+    WorkerUnreachable,
 )
 from services.pool.commands import Greet
 from services.pool.state import load, save
+from services.pool.worker import CONTESTED_EACH_MS
 from tests.pool_support import GIB, ONCE, Story, ended, greet, report, started, tags
 
 
@@ -82,9 +88,45 @@ def test_a_late_hello_of_an_agent_that_started_earlier_does_not_supersede() -> N
 @pytest.mark.parametrize(("boot", "since_boot_ms"), [("boot", 0), ("another boot", 10)])
 def test_sessions_that_cannot_be_compared_supersede_as_they_come(boot: str, since_boot_ms: int) -> None:
     story = Story().worker(session="s1", since_boot_ms=1000)
+    if boot != "boot":
+        story.given(WorkerUnreachable("w1"))
     hello = Hello(boot, Capacity(4000, GIB), "1", "n", since_boot_ms=since_boot_ms)
     assert tags(story.when(Greet("w1", "s2", hello)))[0] == "WorkerRegistered"
     assert story.refuses(greet(session="s1", since_boot_ms=1000)).code == "superseded"
+
+
+def of(boot: str, session: str) -> Greet:
+    """The hello of an agent on a machine with this boot."""
+    return Greet("w1", session, Hello(boot, Capacity(4000, GIB), "1", "n"))
+
+
+def test_another_machine_does_not_take_the_place_of_one_that_is_heard() -> None:
+    story = Story().worker(session="s1").job("j1", 2)
+    lease = story.lease()
+    assert story.when(of("copy", "s2")) == [WorkerContested("w1", "copy")]
+    assert (story.state.workers["w1"].session, lease in story.state.leases) == ("s1", True)
+    assert story.when(report(1, ended(lease, "j1", [0, 1])))[0] == WorkerReported("w1", 1)
+    assert tags(story.when(greet(session="s3")))[0] == "WorkerRegistered", "another agent on the same machine does"
+
+
+def test_it_is_said_now_and_then_that_another_machine_tries() -> None:
+    story = Story().worker(session="s1")
+    assert story.when(of("copy", "s2"))
+    story.now += CONTESTED_EACH_MS - 1
+    assert story.when(of("copy", "s3")) == []
+    story.now += 1
+    assert story.when(of("copy", "s3")) == [WorkerContested("w1", "copy")]
+
+
+@pytest.mark.parametrize("gone", [WorkerUnreachable("w1"), WorkerLost("w1"), WorkerStopped("w1")])
+def test_a_machine_that_was_started_again_gets_in_once_its_own_session_is_silent(gone: AnyEvent) -> None:
+    story = Story().worker(session="s1").given(gone)
+    assert tags(story.when(of("next boot", "s2")))[0] == "WorkerRegistered"
+    assert story.refuses(of("boot", "s1")).code == "superseded"
+
+
+def test_who_does_not_tell_its_boot_cannot_be_told_from_another() -> None:
+    assert tags(Story().worker(session="s1").when(of("", "s2")))[0] == "WorkerRegistered"
 
 
 def test_the_order_of_sessions_is_known_after_a_restart() -> None:
@@ -122,7 +164,7 @@ def test_what_a_worker_says_it_holds_may_be_nonsense() -> None:
     lease = story.lease()
     capacity = Capacity(4000, 8 * GIB)
     holding = [Held(lease, "j1", [0, 10**15]), Held(lease, "j1", [5]), Held(99, "j9", [3, 1])]
-    events = story.when(greet(session="s2").__class__("w1", "s2", Hello("b", capacity, "1", "n", holding)))
+    events = story.when(greet(session="s2").__class__("w1", "s2", Hello("boot", capacity, "1", "n", holding)))
     assert events[1:] == [lost("j1", [0, 1], lease, RESTARTED)]
 
 

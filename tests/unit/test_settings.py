@@ -6,6 +6,8 @@ import pytest
 
 from infra.settings import Settings, SettingsError, load
 
+HUMAN = 'human_check_secret_file = "secret"\nhuman_check_site_key = "key"'
+
 
 def test_nothing_set_is_a_hive_on_this_machine(tmp_path: Path) -> None:
     assert load(tmp_path, {}) == Settings()
@@ -42,6 +44,10 @@ def test_texts_of_the_environment_become_what_they_mean(tmp_path: Path) -> None:
         ('nats_public_url = "nats://h:4222"', "`nats_public_url` has 'nats://h:4222'; use tls://"),
         ("nats_websocket_port = 70000", "`nats_websocket_port` is 70000"),
         ("disk_min_bytes = -1", "`disk_min_bytes` is -1"),
+        ("open_jobs_max = -1", "`open_jobs_max` is -1; use 0 or more"),
+        ('human_check_url = "https://h/verify"', "`human_check_url`, `human_check_secret_file` and .* belong together"),
+        (f'human_check_url = "http://h.example/"\n{HUMAN}', "`human_check_url`: .* is not encrypted"),
+        (f'human_check_url = "ftp://h.example/"\n{HUMAN}', "`human_check_url` is 'ftp://h.example/'; use"),
         ("port = ", "cannot be read"),
     ],
 )

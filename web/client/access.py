@@ -1,4 +1,6 @@
-"""Looking after keys, enrolment tokens and the identities of workers: `AsyncHive.access`; and joining with a token."""
+"""Looking after keys, secrets for tasks, enrolment tokens and the identities of workers: `AsyncHive.access`; and joining
+with a token.
+"""
 
 import base64
 from collections.abc import Awaitable, Callable
@@ -14,10 +16,12 @@ from web import keys_schema as schema
 from web.client.codec import done_of, enrol_of, name
 from web.client.http import TRY_S_MAX, Http, Query
 from web.schema import Done, EnrolAnswer, RenameBody
+from web.secrets_schema import SecretBody, SecretsAnswer, SecretView
 
 _keys_of = msgspec.json.Decoder(schema.KeysAnswer).decode
 _new_key_of = msgspec.json.Decoder(schema.NewKey).decode
 _enrolments_of = msgspec.json.Decoder(schema.EnrolmentsAnswer).decode
+_secrets_of = msgspec.json.Decoder(SecretsAnswer).decode
 _new_enrolment_of = msgspec.json.Decoder(schema.NewEnrolment).decode
 
 
@@ -56,6 +60,18 @@ class AsyncAccess:
     async def revoke_key(self, key: str) -> Done:
         """End a key, at once."""
         return done_of(await self._ask("DELETE", f"/v1/keys/{name(key)}"))
+
+    async def secrets(self) -> list[SecretView]:
+        """One's secrets for tasks: names and times; values are shown to nobody."""
+        return _secrets_of(await self._ask("GET", "/v1/secrets")).secrets
+
+    async def set_secret(self, label: str, value: str) -> Done:
+        """Set a secret for tasks, in place of the value that it had."""
+        return done_of(await self._ask("PUT", f"/v1/secrets/{name(label)}", None, SecretBody(value)))
+
+    async def remove_secret(self, label: str) -> Done:
+        """Destroy a secret for tasks."""
+        return done_of(await self._ask("DELETE", f"/v1/secrets/{name(label)}"))
 
     async def enrolments(self) -> list[schema.EnrolmentView]:
         """Enrolment tokens that were not revoked."""

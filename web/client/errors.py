@@ -71,28 +71,30 @@ def of_answer(status: int, body: bytes) -> HiveError:
         problem = _problem_of(body)
     except msgspec.DecodeError:
         text = body[:200].decode(errors="replace").strip()
-        return _kind(status)(f"the answer was {status}: {text}", status=status, remedy="is this the URL of a hive?")
+        return _kind(status, "")(f"the answer was {status}: {text}", status=status, remedy="is this the URL of a hive?")
     return of_problem(problem)
 
 
 def of_problem(problem: Problem) -> HiveError:
     """The error that a problem document means."""
-    return _kind(problem.status)(
+    code = problem.type.rpartition(":")[2]
+    return _kind(problem.status, code)(
         problem.detail,
         field=problem.field,
         remedy=problem.remedy,
         status=problem.status,
-        code=problem.type.rpartition(":")[2],
+        code=code,
         trace=problem.trace,
         jobs=problem.jobs,
     )
 
 
-def _kind(status: int) -> type[HiveError]:
+def _kind(status: int, code: str) -> type[HiveError]:
     if status in (401, 403):
         return Unauthorized
     if status == 404:
         return NotFound
-    if status in (429, 502, 503, 504):
+    # Of a quota the remedy is the user's: to wait for jobs that may take days is not for the client to decide.
+    if status in (429, 502, 503, 504) and code != "quota":
         return Unavailable
     return Refused if status < 500 or status == 507 else Broken

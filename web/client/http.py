@@ -4,6 +4,7 @@ Submissions carry an Idempotency-Key; the rest says how things are to be.
 """
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -12,7 +13,7 @@ from typing import Any, TypeAlias
 
 import aiohttp
 
-from infra.tls import CA_ENV, PIN_ENV, TlsError, Trust, doubt
+from infra.tls import CA_ENV, INSECURE_ENV, PIN_ENV, TlsError, Trust, check_private, doubt
 from web.client.errors import HiveError, Unavailable, Untrusted, of_answer
 
 TRY_S_MAX = 60.0
@@ -36,10 +37,15 @@ BROKEN = (aiohttp.ClientError, ConnectionError, asyncio.IncompleteReadError, Tim
 
 
 class Http:
-    """One hive's API, over kept connections."""
+    """One hive's API, over kept connections. Raises Untrusted for an address over which others could read the key."""
 
     def __init__(self, url: str, key: str, try_s: float, trust: Trust | None = None) -> None:
         self.url, self.try_s = url.rstrip("/"), try_s
+        try:
+            check_private(self.url, os.environ)
+        except TlsError as error:
+            remedy = f"where nobody can listen on the way, {INSECURE_ENV}=1 lets keys go over it all the same"
+            raise Untrusted(str(error), remedy=remedy) from None
         self._trust = trust or Trust()
         self.met = False
         self._headers = {"Authorization": f"Bearer {key}"} if key else dict[str, str]()

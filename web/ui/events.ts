@@ -290,6 +290,13 @@ export interface WorkerUndrained {
   ask?: string;
 }
 
+/** A machine with this worker's key, whose `boot` is another than that of the one at work, was refused. Said so often and no more, however often it tries. */
+export interface WorkerContested {
+  type: "worker.contested";
+  worker: string;
+  boot: string;
+}
+
 /** A control plane took the place of this subject's one writer. */
 export interface WriterLed {
   type: "pool.writer_led";
@@ -436,6 +443,21 @@ export interface EnrolmentRevoked {
   enrolment: string;
 }
 
+/** The user's secret has a value, or another one than before; `value` is another id for each. */
+export interface SecretSet {
+  type: "secret.set";
+  secret: string;
+  user: string;
+  value: string;
+}
+
+/** The secret is no more, and its value is destroyed. */
+export interface SecretRemoved {
+  type: "secret.removed";
+  secret: string;
+  user: string;
+}
+
 /** A machine was taken in: it proved to hold the secret half of `public_key`. */
 export interface WorkerEnrolled {
   type: "worker.enrolled";
@@ -531,6 +553,7 @@ export type AnyEvent =
   | WorkerStopped
   | WorkerDrained
   | WorkerUndrained
+  | WorkerContested
   | WriterLed
   | UserRegistered
   | UserRolesSet
@@ -547,6 +570,8 @@ export type AnyEvent =
   | InviteRevoked
   | EnrolmentIssued
   | EnrolmentRevoked
+  | SecretSet
+  | SecretRemoved
   | WorkerEnrolled
   | WorkerRenamed
   | WorkerRekeyed
