@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
 
 from events.account import Limits
 from events.base import WorkerId
@@ -135,6 +136,19 @@ def _desk_of(
     return CredentialDesk(mint, rekey)
 
 
+def _workers_url(server: NatsServer | None, network: Network) -> str:
+    if server is None:
+        raise CannotEnrol("this hive uses an external NATS; add the worker's public key to its configuration")
+    return network.nats_url or server.url
+
+
+async def _revoke(server: NatsServer | None, public_key: str) -> bool:
+    if server is None:
+        return False
+    await server.revoke(public_key)
+    return True
+
+
 def core_of(
     folder: Folder,
     pool: str,
@@ -157,18 +171,6 @@ def core_of(
     """What the API stands on. `limits`: of users that have none of their own. Without a `server` of its own (an external
     NATS) the hive takes no workers in.
     """
-
-    def workers_url() -> str:
-        if server is None:
-            raise CannotEnrol("this hive uses an external NATS; add the worker's public key to its configuration")
-        return network.nats_url or server.url
-
-    async def revoke(public_key: str) -> bool:
-        if server is None:
-            return False
-        await server.revoke(public_key)
-        return True
-
     blobs = Blobs(folder.directory("blobs"))
     return Core(
         pool=pool,
@@ -186,8 +188,8 @@ def core_of(
         keys=keys,
         people=people,
         tickets=Tickets(folder.ticket_key()),
-        workers_url=workers_url,
-        revoke=revoke,
+        workers_url=partial(_workers_url, server, network),
+        revoke=partial(_revoke, server),
         credentials=_desk_of(access, accounts, server, floods),
         disk=disk,
         limits=limits,

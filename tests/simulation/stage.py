@@ -127,7 +127,7 @@ class Hand:
         assert isinstance(said, Recorded), said
 
     def beats(self) -> None:
-        self.link.send(f"hb.{POOL}.{self.name}", b"")
+        self.link.send(f"hb.{POOL}.{self.name}", protocol.pack(Heartbeat(self.session, 1)))
 
 
 async def waits(polling: Polling) -> None:
