@@ -255,7 +255,7 @@ async def test_pages_from_elsewhere_get_secure_cookies_and_forms_none(served: Se
 
 async def test_strangers_and_workers_get_nothing(served: Served) -> None:
     for route in ROUTES:
-        if route.opt["needs"] == NOBODY:
+        if route.opt.get("needs") == NOBODY:
             continue
         for path in route.paths:
             for method in route.http_methods:

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from events import protocol
-from events.protocol import Denied, Ended, Hello, Orders, Output, Piece, Recorded, Report, Run, Stored
+from events.protocol import Denied, Ended, Heartbeat, Hello, Orders, Output, Piece, Recorded, Report, Run, Stored
 from events.worker import Capacity
 from infra.link import LinkDown, LinkTimeout, NoResponders
 from tests.simulation.auditor import Auditor
@@ -222,7 +222,7 @@ class Agent:
     async def _beat(self) -> None:
         while True:
             try:
-                self.link.send(f"hb.{POOL}.{self.name}", b"")
+                self.link.send(f"hb.{POOL}.{self.name}", protocol.pack(Heartbeat(self.session, 1)))
             except LinkDown:
                 pass
             await asyncio.sleep(HEARTBEAT_S)

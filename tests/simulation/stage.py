@@ -11,7 +11,7 @@ import msgspec
 from events import protocol
 from events.base import Runs, expand
 from events.job import JobSubmitted
-from events.protocol import Denied, Ended, Held, Hello, Orders, Poll, Recorded, Report, Run
+from events.protocol import Denied, Ended, Heartbeat, Held, Hello, Orders, Poll, Recorded, Report, Run
 from events.spec import TaskText
 from events.task import AttemptEnd
 from events.worker import Capacity
