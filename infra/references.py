@@ -3,6 +3,7 @@
 Kept beside the blobs, in SQLite. What a power cut takes from it, uploading or listing again brings back.
 """
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterable
@@ -21,6 +22,7 @@ class References:
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite would let others read it, and what lies beside it
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         self._db.execute("PRAGMA journal_mode = wal")

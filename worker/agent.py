@@ -128,6 +128,8 @@ class Agent:
         self._report: Report | None = None
         self._report_wake = asyncio.Event()
         self._stops = 0
+        self._composed = False
+        """Whether there is a shell yet."""
         self.ready = asyncio.Event()
         """Set once the platform has taken the Hello."""
 
@@ -152,6 +154,7 @@ class Agent:
             self._link = await Link.open(options.nats_url, who, name, inbox, wait_s=0, trust=options.nats_trust)
             stack.push_async_callback(self._link.close)
             await self._compose(stack, spool_folder, tasks_root, api, engine)
+            self._composed = True
             return await self._work(stack)
 
     async def _compose(
@@ -235,6 +238,9 @@ class Agent:
     def stop(self) -> None:
         """The first time: take nothing new, finish what runs. The second: end it. From then on, leave soon."""
         self._stops += 1
+        if not self._composed:
+            self._quitting(Quit(0, "stopped before it began"))
+            return
         self._shell.feed(Stop(clock(), kill=self._stops > 1))
         state = self._shell.state
         if self._stops > 1:
@@ -248,6 +254,8 @@ class Agent:
 
     def waiting_for(self) -> str:
         """What keeps a stopping agent, for people."""
+        if not self._composed:
+            return "stopping: nothing runs yet"
         state = self._shell.state
         parts: list[str] = []
         if state.running:

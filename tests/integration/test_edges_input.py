@@ -100,7 +100,7 @@ def test_a_submission_that_cannot_be(up: Up, body: Any, status: int, field: str,
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b"", "not JSON"),
+        (b"", "the body is empty"),
         (b'{"command":["true"', "not JSON"),
         (b'{"command":["\xff\xfe"]}', "not JSON"),
         (b'{"command":["true"],"cpus":NaN}', "not JSON"),
@@ -114,7 +114,7 @@ def test_a_body_that_is_no_submission(up: Up, body: bytes, said: str) -> None:
     status, problem = up.http("POST", "/v1/jobs", body)
     assert status == 400
     assert said in problem["detail"]
-    assert "openapi" in problem["remedy"]
+    assert "openapi" in problem["remedy"] or "such as" in problem["remedy"]
 
 
 def test_ten_megabytes_of_json_are_too_much(up: Up) -> None:
@@ -128,7 +128,7 @@ def test_ten_megabytes_of_json_are_too_much(up: Up) -> None:
     done = subprocess.run(words, capture_output=True, timeout=LIMIT_S)
     problem = json.loads(done.stdout)
     assert problem["status"] == 413
-    assert "8388608 bytes" in problem["detail"]
+    assert "8 MiB" in problem["detail"]
 
 
 @pytest.mark.parametrize(
@@ -186,6 +186,9 @@ def test_bytes_that_are_not_their_digest_are_not_kept(up: Up) -> None:
     assert (status, problem["field"]) == (416, "Range")
 
 
+NO_KEY, WRONG_KEY = "there is no key", "the key is unknown, revoked or expired"
+
+
 def test_what_is_open_is_said_to_be(up: Up) -> None:
     with urllib.request.urlopen(f"{up.system.url()}/health", timeout=LIMIT_S) as answer:
         assert json.load(answer) == {"status": "ok"}
@@ -197,8 +200,10 @@ def test_what_is_open_is_said_to_be(up: Up) -> None:
             for key in ("", "hive_wrong"):
                 real = path.replace("{index}", "0")
                 status, problem = up.http(method.upper(), real.replace("{", "").replace("}", ""), key=key)
-                closed = "security" not in methods[method]
-                assert (status == 401) == closed, (method, path, problem)
+                if "security" not in methods[method]:
+                    assert status == 401, (method, path, problem)
+                else:  # it may refuse what it was given, but not for want of a key
+                    assert problem.get("detail") not in (NO_KEY, WRONG_KEY), (method, path, problem)
     assert up.http("GET", "/v1/no/such/path", key="")[0] == 401
     assert up.position() == before
 
@@ -247,7 +252,7 @@ def test_a_command_that_cannot_be(up: Up, words: tuple[str, ...], code: int, sai
         ({"HIVE_URL": "http://127.0.0.1:9"}, ("jobs",), 5, "HIVE_KEY"),
         ({"HIVE_URL": "nonsense", "HIVE_KEY": "x"}, ("jobs",), 2, "not the address of a hive"),
         ({"HIVE_DATA": "/no/such"}, ("jobs",), 4, "hivectl up"),
-        ({"HIVE_KEY": "hive_wrong"}, ("jobs",), 5, "the key is wrong"),
+        ({"HIVE_KEY": "hive_wrong"}, ("jobs",), 5, "the key is unknown"),
         ({"HIVE_PORT": "many", "HIVE_DATA": "/tmp/no-such-hive"}, ("up",), 2, "`port`"),
         ({"HIVE_PROT": "1", "HIVE_DATA": "/tmp/no-such-hive"}, ("up",), 2, "HIVE_PORT"),
     ],

@@ -185,10 +185,11 @@ class Agent:
                 self._do(messages.Answered(report.sequence, self._now()))
                 return
             assert isinstance(said, Denied)
-            self._do(messages.Answered(report.sequence, self._now(), said.code, said.detail))
-            if said.code != "unknown_session":
+            if said.code in ("superseded", "malformed", "unknown_session"):
+                self._do(messages.Answered(report.sequence, self._now(), said.code, said.detail))
+            if said.code in ("superseded", "malformed"):
                 return
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(PAUSE_S)  # asked to slow down, or to say hello first: the same again
 
     async def _poll(self) -> None:
         while True:
