@@ -22,7 +22,8 @@ class References:
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite would let others read it, and what lies beside it
+        # SQLite would let others read it, and what lies beside it.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         self._db.execute("PRAGMA journal_mode = wal")
