@@ -93,10 +93,7 @@ def run(options: AgentOptions) -> int:
 async def serve(options: AgentOptions, signals: bool = True) -> int:
     """As `run`, in the running loop."""
     with identity.claim(options.state):
-        agent = Agent(options)
-        if signals:
-            _listen(agent)
-        return await agent.run()
+        return await Agent(options).run(signals)
 
 
 def _listen(agent: "Agent") -> None:
@@ -128,14 +125,12 @@ class Agent:
         self._report: Report | None = None
         self._report_wake = asyncio.Event()
         self._stops = 0
-        self._composed = False
-        """Whether there is a shell yet."""
         self.ready = asyncio.Event()
         """Set once the platform has taken the Hello."""
 
     # Life
 
-    async def run(self) -> int:
+    async def run(self, signals: bool = False) -> int:
         """Work until stopped; the exit code."""
         options, state_folder = self.options, self.options.state
         spool_folder = state_folder / "spool"
@@ -154,7 +149,8 @@ class Agent:
             self._link = await Link.open(options.nats_url, who, name, inbox, wait_s=0, trust=options.nats_trust)
             stack.push_async_callback(self._link.close)
             await self._compose(stack, spool_folder, tasks_root, api, engine)
-            self._composed = True
+            if signals:  # before, there is nothing that a signal should spare
+                _listen(self)
             return await self._work(stack)
 
     async def _compose(
@@ -238,9 +234,6 @@ class Agent:
     def stop(self) -> None:
         """The first time: take nothing new, finish what runs. The second: end it. From then on, leave soon."""
         self._stops += 1
-        if not self._composed:
-            self._quitting(Quit(0, "stopped before it began"))
-            return
         self._shell.feed(Stop(clock(), kill=self._stops > 1))
         state = self._shell.state
         if self._stops > 1:
@@ -254,8 +247,6 @@ class Agent:
 
     def waiting_for(self) -> str:
         """What keeps a stopping agent, for people."""
-        if not self._composed:
-            return "stopping: nothing runs yet"
         state = self._shell.state
         parts: list[str] = []
         if state.running:
