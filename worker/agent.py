@@ -29,12 +29,12 @@ from infra.tls import Trust
 from worker import identity, leftovers, place, usage
 from worker.api import Api
 from worker.cache import CACHE_BYTES_MAX, Cache
-from worker.container import ContainerExecutor
 from worker.credential import WorkerCredential
-from worker.launch import require_linux
+from worker.executors.base import require_linux
+from worker.executors.container import ContainerExecutor
+from worker.executors.process import ProcessExecutor
 from worker.messages import Denial, Ordered, Quit, Stop
 from worker.output import SPOOL_BYTES_MAX, OutputDesk
-from worker.process import ProcessExecutor
 from worker.shell import Shell, clock
 from worker.spool import Spool
 from worker.state import State, next_poll, waiting_count
@@ -173,10 +173,11 @@ class Agent:
         shell.processes = ProcessExecutor(
             options.worker, shell.desk.write, shell.on_ended, shell.flush, owns_children=self._owns_children
         )
-        stack.callback(shell.processes.close)
+        shell.executors["process"] = shell.processes
+        stack.push_async_callback(shell.processes.close)
         if engine is not None:
             containers = ContainerExecutor(engine, options.worker, shell.desk.write, shell.on_ended, shell.flush)
-            shell.containers = containers
+            shell.executors["container"] = containers
             stack.push_async_callback(containers.close)
             try:
                 await containers.clear()

@@ -20,7 +20,7 @@ from events.units import size_text
 from infra.sealed_box import NotForUs, open_with
 from worker.api import Api, Unavailable
 from worker.cache import Cache
-from worker.launch import Rejected
+from worker.executors.base import Rejected
 from worker.state import Key
 
 EACH_JOBS_MAX = 8

@@ -12,8 +12,8 @@ from events.protocol import Report, Run
 from events.task import AttemptEnd, Detail, FileRef
 from worker import machine
 from worker.api import Unavailable
-from worker.container import ContainerExecutor
-from worker.launch import GRACE_S, Launch, Ran, Rejected
+from worker.executors.base import GRACE_S, Executor, Launch, Ran, Rejected
+from worker.executors.process import ProcessExecutor
 from worker.messages import (
     Answered,
     Began,
@@ -34,7 +34,6 @@ from worker.messages import (
 )
 from worker.output import OutputDesk
 from worker.place import NotWritten, Places
-from worker.process import ProcessExecutor
 from worker.spool import Spool
 from worker.state import Key, State
 
@@ -82,7 +81,8 @@ class Shell:
     ) -> None:
         self.state, self._spool, self._places = state, spool, places
         self.processes: ProcessExecutor
-        self.containers: ContainerExecutor | None = None
+        self.executors: dict[str, Executor] = {}
+        """By kind of task. That of processes is named apart, since it starts them without waiting."""
         self.desk: OutputDesk
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Stimulus] = deque()
@@ -176,7 +176,7 @@ class Shell:
             self._ends.append(End(*key, "rejected", 0, str(error)))
             return
         try:
-            self.processes.launch(Launch(order, index, folder, order.text.command, {}))
+            self.processes.spawn(Launch(order, index, folder, order.text.command, {}))
         except Rejected as error:
             self._places.remove(key)
             self._ends.append(End(*key, "rejected", 0, str(error)))
@@ -190,12 +190,10 @@ class Shell:
             await self._places.fill(order, folder, own.inputs)
             secrets = await self._places.secrets(order, index)
             launch = Launch(order, index, folder, [*order.text.command, *own.args], {**own.env, **secrets})
-            if order.kind == "container":
-                if self.containers is None:
-                    raise Rejected("no container engine answers on this machine")
-                await self.containers.launch(launch)
-            else:
-                self.processes.launch(launch)
+            executor = self.executors.get(order.kind)
+            if executor is None:
+                raise Rejected(f"this machine runs no tasks of kind {order.kind!r}")
+            await executor.launch(launch)
         except Rejected as error:
             self._places.remove(key)
             self._ends.append(End(*key, "rejected", 0, str(error)))
@@ -222,11 +220,11 @@ class Shell:
                 settling.results = None
             self.desk.drop(key)
             self._check(key)
-        elif key in self.processes.running:
-            # A worker that stops now does not wait; a cancelled task may clean up.
-            self.processes.kill(key, kill.end, kill.reason, 0 if kill.end == "lost" else GRACE_S)
-        elif self.containers is not None:
-            self.containers.kill(key, kill.end, kill.reason, 0 if kill.end == "lost" else GRACE_S)
+        else:
+            for executor in self.executors.values():
+                if key in executor.running:
+                    # A worker that stops now does not wait; a cancelled task may clean up.
+                    executor.kill(key, kill.end, kill.reason, 0 if kill.end == "lost" else GRACE_S)
 
     # Ending
 

@@ -18,6 +18,7 @@ from events.spec import Input, TaskText
 from infra.engine import Engine
 from tests.needs import need
 from tests.worker_support import JOB, TICKET, Rig, rigged
+from worker.executors.container import ContainerExecutor
 
 IMAGE = "localhost:1/hive-test-busybox"
 TAG = f"test-{os.getpid()}"
@@ -179,10 +180,10 @@ async def test_what_cannot_be_started_is_rejected(
 async def test_what_a_killed_agent_left_is_removed(rig: Rig) -> None:
     lease = sh(rig, "while true; do sleep 0.05; done")
     await rig.pool.until(lambda: rig.pool.started(lease), "it starts")
-    containers = rig.agent._shell.containers
-    assert containers is not None
+    containers = rig.agent._shell.executors["container"]
+    assert isinstance(containers, ContainerExecutor)
     with contextlib.suppress(asyncio.CancelledError):
-        containers._running.clear()  # so that it is not removed, as when the agent is killed
+        containers.running.clear()  # so that it is not removed, as when the agent is killed
     await rig.close()
     rig.pool.orders.clear()
     await rig.start(engines="auto")

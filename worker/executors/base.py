@@ -1,13 +1,16 @@
-"""What both executors have in common: a task ready to run, how it ended, and why it could not start."""
+"""What executors have in common: their interface, a task ready to run, how it ended, and why it could not start."""
 
 import contextlib
 import errno
 import os
 import sys
+from collections.abc import Container
+from typing import Protocol
 
 from events.protocol import Run
 from events.task import AttemptEnd
 from events.units import size_text
+from worker.state import Key
 
 GRACE_S = 5.0
 """Between SIGTERM and SIGKILL."""
@@ -37,6 +40,31 @@ class Ran:
         self.end: AttemptEnd = end
         self.code, self.reason = code, reason
         self.started_at = self.wall_ms = self.cpu_ms = self.memory_peak = 0
+
+
+class Executor(Protocol):
+    """Runs attempts in its own way. It is made with `on_output(order, index, stream, data)`, called for all they write,
+    `on_ended(ran)`, called once when nothing of an attempt runs any more, and `on_batch()`, called after some of those.
+    """
+
+    @property
+    def running(self) -> Container[Key]:
+        """The attempts that were launched and have not ended."""
+        ...
+
+    async def launch(self, launch: Launch) -> None:
+        """Start an attempt; when this returns it runs. Raises Rejected."""
+        ...
+
+    def kill(self, key: Key, end: AttemptEnd, reason: str, grace_s: float = GRACE_S) -> None:
+        """End an attempt with all it started: SIGTERM, and SIGKILL after `grace_s` (0: at once). Its `Ran` says `end`,
+        unless it ended by itself before. Nothing for one that does not run.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End what runs and let go of everything; nothing is reported."""
+        ...
 
 
 def keep_to_ourselves() -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from events.protocol import Run
 from events.task import AttemptEnd
 from worker import tree
-from worker.launch import GRACE_S, Launch, Ran, Rejected, keep_to_ourselves, over_limit, why_not
+from worker.executors.base import GRACE_S, Launch, Ran, Rejected, keep_to_ourselves, over_limit, why_not
 from worker.orphans import Orphans
 from worker.state import Key
 
@@ -98,8 +98,11 @@ class ProcessExecutor:
         keep_to_ourselves()
         self._loop.add_reader(self._epoll.fileno(), self._ready)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Kill what runs and let go of everything; nothing is reported."""
+        self._close()
+
+    def _close(self) -> None:
         for process in list(self.running.values()):
             tree.signal_tree(process.pid, signal.SIGKILL)
             os.waitpid(process.pid, 0)
@@ -115,8 +118,12 @@ class ProcessExecutor:
 
     # Starting
 
-    def launch(self, launch: Launch) -> None:
+    async def launch(self, launch: Launch) -> None:
         """Start a task. Raises Rejected."""
+        self.spawn(launch)
+
+    def spawn(self, launch: Launch) -> None:
+        """As `launch`, at once. Raises Rejected."""
         order, key = launch.order, (launch.order.number, launch.index)
         cwd = f"{launch.folder}/{order.text.cwd}" if order.text.cwd else launch.folder
         env = self._environment(launch)

@@ -15,7 +15,7 @@ from events.protocol import Run
 from events.task import AttemptEnd
 from infra.engine import Attached, Engine, EngineError
 from worker import tree
-from worker.launch import GRACE_S, Launch, Ran, Rejected, over_limit
+from worker.executors.base import GRACE_S, Launch, Ran, Rejected, over_limit
 from worker.state import Key
 
 HOME = "/work"
@@ -61,7 +61,7 @@ class ContainerExecutor:
     ) -> None:
         self._engine, self._worker = engine, worker
         self._on_output, self._on_ended, self._on_batch = on_output, on_ended, on_batch
-        self._running: dict[Key, _Container] = {}
+        self.running: dict[Key, _Container] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._pulls = asyncio.Semaphore(PULLS_MAX)
         self._loop = asyncio.get_running_loop()
@@ -78,7 +78,7 @@ class ContainerExecutor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(EngineError):
-            for found in self._running.values():
+            for found in self.running.values():
                 await self._engine.remove(found.id)
         await self._engine.close()
 
@@ -98,7 +98,7 @@ class ContainerExecutor:
             if container:
                 await self._remove(container)
             raise
-        found = self._running[key] = _Container(order, container)
+        found = self.running[key] = _Container(order, container)
         if order.time_limit_ms:
             found.timers.append(self._loop.call_later(order.time_limit_ms / 1000, self._time_up, key))
         self._run(self._watch(key, found, attached))
@@ -189,7 +189,7 @@ class ContainerExecutor:
                 timer.cancel()
             await attached.close()
         await self._remove(found.id)
-        self._running.pop(key, None)
+        self.running.pop(key, None)
         ran.started_at, ran.wall_ms = found.started_at, round((time.monotonic() - found.began) * 1000)
         ran.cpu_ms, ran.memory_peak = found.cpu_ms, found.peak
         self._on_ended(ran)
@@ -215,7 +215,7 @@ class ContainerExecutor:
                 return
 
     def _time_up(self, key: Key) -> None:
-        found = self._running.get(key)
+        found = self.running.get(key)
         if found is not None and found.end is None:
             self.kill(key, "timeout", f"ran longer than its time limit of {found.order.time_limit_ms / 1000:g} s")
 
@@ -223,7 +223,7 @@ class ContainerExecutor:
 
     def kill(self, key: Key, end: AttemptEnd, reason: str, grace_s: float = GRACE_S) -> None:
         """End a task's container: SIGTERM, and SIGKILL after `grace_s` (0: at once)."""
-        found = self._running.get(key)
+        found = self.running.get(key)
         if found is None:
             return
         if found.end is None:
