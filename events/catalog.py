@@ -12,11 +12,12 @@ import msgspec
 from events.account import AnyAccountEvent
 from events.base import Event, tag_of
 from events.job import AnyJobEvent
+from events.ledger import AnyLedgerEvent
 from events.pool import AnyPoolEvent
 from events.task import AnyTaskEvent
 from events.worker import AnyWorkerEvent
 
-AnyEvent: TypeAlias = AnyJobEvent | AnyTaskEvent | AnyWorkerEvent | AnyPoolEvent | AnyAccountEvent
+AnyEvent: TypeAlias = AnyJobEvent | AnyTaskEvent | AnyWorkerEvent | AnyPoolEvent | AnyAccountEvent | AnyLedgerEvent
 
 EVENTS: tuple[type[Event], ...] = get_args(AnyEvent)
 BY_TAG: dict[str, type[Event]] = {tag_of(kind): kind for kind in EVENTS}
@@ -120,6 +121,8 @@ def pool_subject(pool: str) -> str:
 
 ACCOUNTS_SUBJECT = "evt.accounts.main"
 """Where the facts about users, keys and the identities of workers are."""
+LEDGER_SUBJECT = "evt.ledger.main"
+"""Where the facts about money are."""
 
 
 def position_text(position: int) -> str:

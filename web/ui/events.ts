@@ -510,6 +510,216 @@ export interface AccountsLed {
   version?: string;
 }
 
+/** A control plane took the place of the ledger's one writer. */
+export interface LedgerLed {
+  type: "ledger.writer_led";
+  ledger: string;
+  writer: string;
+  /** Default: "" */
+  version?: string;
+}
+
+/** The ledger followed other subjects up to where its message's `read` says, and nothing came of it. */
+export interface LedgerRead {
+  type: "ledger.read";
+  ledger: string;
+}
+
+/** Money moved. `cites`: the transfer, charge or reward that it corrects or refunds. `digest` tells whether an id is asked for with the same body again; it is keyed, so that it tells nothing else. The second phase of a pending one has none, and moves what waited: to whom it was for, and what is not taken back to who paid. */
+export interface TransferPosted {
+  type: "transfer.posted";
+  transfer: string;
+  kind: "closure" | "correction" | "grant" | "issue" | "payout" | "refund" | "tip" | "transfer";
+  postings: Posting[];
+  /** Default: "" */
+  digest?: string;
+  /** Default: null */
+  memo?: Sealed | null;
+  /** Default: "" */
+  cites?: string;
+}
+
+/** `amount` µCPT, more than 0, go from the account `debit` to the account `credit`. */
+export interface Posting {
+  debit: string;
+  credit: string;
+  amount: number;
+}
+
+/** The first phase: `postings` put the money onto the transfer's own account, until it is posted as `then` says, or voided, or `expires_at` (ms) is over. */
+export interface TransferPending {
+  type: "transfer.pending";
+  transfer: string;
+  kind: "closure" | "correction" | "grant" | "issue" | "payout" | "refund" | "tip" | "transfer";
+  postings: Posting[];
+  then: Posting[];
+  expires_at: number;
+  /** Default: "" */
+  digest?: string;
+  /** Default: null */
+  memo?: Sealed | null;
+  /** Default: "" */
+  cites?: string;
+}
+
+/** A pending transfer came to nothing; `postings` give the money back. */
+export interface TransferVoided {
+  type: "transfer.voided";
+  transfer: string;
+  reason: "expired" | "voided";
+  postings: Posting[];
+}
+
+/** What the job may cost at most stands apart: it can run. */
+export interface HoldPlaced {
+  type: "hold.placed";
+  hold: string;
+  owner: string;
+  total: number;
+  postings: Posting[];
+  /** Default: "" */
+  prices?: string;
+}
+
+/** The owner lacks `missing` of the `total`: the job does not run. */
+export interface HoldRefused {
+  type: "hold.refused";
+  hold: string;
+  owner: string;
+  total: number;
+  missing: number;
+}
+
+/** More was put to it; `total` is what was held altogether since the beginning. */
+export interface HoldExtended {
+  type: "hold.extended";
+  hold: string;
+  total: number;
+  postings: Posting[];
+}
+
+/** What is held is nearly used up and the owner has no more: the job is stopped at `stops_at` (ms). */
+export interface HoldShort {
+  type: "hold.short";
+  hold: string;
+  missing: number;
+  stops_at: number;
+}
+
+/** The job is over and paid for; what was left went back to its owner. `charged`: what it cost altogether. */
+export interface HoldReleased {
+  type: "hold.released";
+  hold: string;
+  charged: number;
+  /** Default: [] */
+  postings?: Posting[];
+}
+
+/** A job paid for work of one lease: these tasks, which ended so (or run on: ""). `reported_ms` is what the worker said they took, `counted_ms` what counts, on whose word; `evidence` are the positions of the facts that say so. */
+export interface ChargePosted {
+  type: "charge.posted";
+  charge: string;
+  hold: string;
+  lease: number;
+  worker: string;
+  tasks: number[];
+  postings: Posting[];
+  /** Default: "" */
+  end?: "cancelled" | "exit" | "lost" | "oom" | "output_lost" | "rejected" | "returned" | "timeout" | "";
+  /** Default: 0 */
+  reported_ms?: number;
+  /** Default: 0 */
+  counted_ms?: number;
+  /** Default: "platform" */
+  word?: "agreed" | "platform" | "policy" | "report" | "reservation";
+  /** Default: [] */
+  evidence?: number[];
+}
+
+/** A worker's owner earned, under this policy, from these terms; `evidence` are the positions of the facts behind them. `cites`: the reward that this corrects. */
+export interface RewardPaid {
+  type: "reward.paid";
+  reward: string;
+  policy: string;
+  version: number;
+  owner: string;
+  worker: string;
+  postings: Posting[];
+  /** Default: "" */
+  charge?: string;
+  /** Default: [] */
+  terms?: Term[];
+  /** Default: [] */
+  evidence?: number[];
+  /** Default: "" */
+  cites?: string;
+}
+
+/** A figure that a result was computed from, and whose word it rests on. `unit` such as `ms`, `µCPT`, `‰`. */
+export interface Term {
+  name: string;
+  value: number;
+  /** Default: "" */
+  unit?: string;
+  /** Default: "platform" */
+  word?: "agreed" | "platform" | "policy" | "report" | "reservation";
+}
+
+/** What a policy in the shadow would have paid. */
+export interface RewardScored {
+  type: "reward.scored";
+  reward: string;
+  policy: string;
+  version: number;
+  owner: string;
+  worker: string;
+  amount: number;
+  /** Default: "" */
+  charge?: string;
+  /** Default: [] */
+  terms?: Term[];
+  /** Default: [] */
+  evidence?: number[];
+}
+
+/** From now on the policy pays, scores in the shadow, or does nothing, with these parameters over its own. */
+export interface PolicySet {
+  type: "policy.set";
+  policy: string;
+  mode: "off" | "paying" | "shadow";
+  version: number;
+  /** Default: {} */
+  params?: Record<string, number>;
+}
+
+/** Jobs submitted from now on cost so much: µCPT by what is priced. */
+export interface PricesSet {
+  type: "prices.set";
+  prices: string;
+  rates: Record<string, number>;
+}
+
+/** A user holds that the transfer, charge or reward `cites` is wrong. */
+export interface DisputeOpened {
+  type: "dispute.opened";
+  dispute: string;
+  user: string;
+  cites: string;
+  /** Default: null */
+  reason?: Sealed | null;
+}
+
+/** It is decided. `correction`: the transfer, beside this fact, that makes good what was wrong. */
+export interface DisputeRuled {
+  type: "dispute.ruled";
+  dispute: string;
+  ruling: "rejected" | "upheld" | "withdrawn";
+  /** Default: "" */
+  correction?: string;
+  /** Default: null */
+  reason?: Sealed | null;
+}
+
 /** One append. `at` is the writer's clock in ms, never going back; `read` says how far it had consumed other subjects. */
 export interface Message {
   id: string;
@@ -577,4 +787,21 @@ export type AnyEvent =
   | WorkerRekeyed
   | WorkerBanned
   | WorkerForgotten
-  | AccountsLed;
+  | AccountsLed
+  | LedgerLed
+  | LedgerRead
+  | TransferPosted
+  | TransferPending
+  | TransferVoided
+  | HoldPlaced
+  | HoldRefused
+  | HoldExtended
+  | HoldShort
+  | HoldReleased
+  | ChargePosted
+  | RewardPaid
+  | RewardScored
+  | PolicySet
+  | PricesSet
+  | DisputeOpened
+  | DisputeRuled;
