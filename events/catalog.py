@@ -35,14 +35,29 @@ class Decision(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     trace: str = ""
 
 
+class Mark(NamedTuple):
+    """How far a writer consumed another subject: every message up to `position`, and `part` events of the one after it."""
+
+    position: int = 0
+    part: int = 0
+
+
 class Message(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """One append. `at` is the writer's clock in ms, never going back; `read` says how far it had consumed other subjects."""
+    """One append. `at` is the writer's clock in ms, never going back. `read`: how far its writer had consumed other
+    subjects, of those where that changed; `part`: so many events of the message after that, too.
+    """
 
     id: str
     at: int
     writer: str
     decisions: list[Decision]
     read: dict[str, int] = {}
+    part: dict[str, int] = {}
+
+    def marks(self) -> Iterator[tuple[str, Mark]]:
+        """How far each other subject was consumed, of those where that changed."""
+        for subject, position in self.read.items():
+            yield subject, Mark(position, self.part.get(subject, 0))
 
     def events(self) -> Iterator[AnyEvent]:
         """Each event, in order."""
@@ -78,6 +93,7 @@ class _LooseMessage(msgspec.Struct):
     writer: str
     decisions: list[_LooseDecision]
     read: dict[str, int] = {}
+    part: dict[str, int] = {}
 
 
 class _Tag(msgspec.Struct):
@@ -105,7 +121,7 @@ def decode(data: bytes | memoryview) -> Message:
     for decision in loose.decisions:
         events: list[Any] = [event_of(raw) for raw in decision.events]
         decisions.append(Decision(events, decision.by, decision.cause, decision.trace))
-    return Message(loose.id, loose.at, loose.writer, decisions, loose.read)
+    return Message(loose.id, loose.at, loose.writer, decisions, loose.read, loose.part)
 
 
 def event_of(raw: msgspec.Raw | bytes) -> AnyEvent | Unknown:

@@ -56,8 +56,7 @@ async def follow_once(log: Log, folder: Path, pool: str) -> int:
             for entry in batch:
                 message = catalog.decode(entry.data)
                 if entry.subject == subject and entry.position > at:
-                    for event in message.events():
-                        model.evolve(state, event, message.at)
+                    model.fold(state, message)
                     at = entry.position
                 BOARD.apply(board, message, entry.position)
                 position = entry.position

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
-from events.catalog import AnyEvent
+from events.catalog import AnyEvent, Mark
 
 S = TypeVar("S")
 S_co = TypeVar("S_co", covariant=True)
@@ -32,13 +32,20 @@ class Model(Protocol[S]):
     def evolve(self, state: S, event: Any, at: int) -> None: ...
     def led(self, writer: str) -> AnyEvent: ...
 
+    def cursors(self, state: S) -> dict[str, Mark]:
+        """How far other subjects were consumed: a part of the state that the writer changes, as messages say."""
+        ...
+
 
 class Item:
     """Commands handed to the writer together. `done` gets one outcome each (None: events, False: nothing to do, or the
     refusal) and the position that says so, once that is certain; it is never called when the writer is fenced.
+
+    With `source`, another subject, they react to what happened there: when k of them are decided it is consumed up to
+    `marks[k]` (see services.reaction).
     """
 
-    __slots__ = ("at", "by", "cause", "commands", "done", "outcomes", "trace")
+    __slots__ = ("at", "by", "cause", "commands", "done", "marks", "outcomes", "source", "trace")
 
     def __init__(
         self,
@@ -47,8 +54,11 @@ class Item:
         by: str = "",
         cause: str = "",
         trace: str = "",
+        source: str = "",
+        marks: Sequence[Mark] = (),
     ) -> None:
         self.commands, self.done, self.by, self.cause, self.trace = commands, done, by, cause, trace
+        self.source, self.marks = source, marks
         self.at, self.outcomes = 0, list[Any]()
 
 

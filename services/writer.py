@@ -9,6 +9,9 @@ that carries its decision was acknowledged or, with nothing to append, a leader 
 ends where this writer left it. Another writer's message fences this one: it forgets everything that was not
 acknowledged, answers nothing, and loads again. Callers ask again; commands are idempotent.
 
+What a service reacts to on another subject is consumed in the same append: the message that carries the decision says how
+far its writer had read there (`Message.read`), so no fact is ever reacted to twice, or not at all (see services.reaction).
+
 An append without a definite answer is sent again, the same bytes with the same guard, until the answer is definite; on
 a conflict the first message after the guard tells by its id whether it was ours.
 """
@@ -24,17 +27,22 @@ import msgspec
 import structlog
 
 from events import catalog
-from events.catalog import MESSAGE_BYTES_MAX, AnyEvent
+from events.catalog import MESSAGE_BYTES_MAX, AnyEvent, Mark
 from events.log import Conflict, Entry, Log, LogUnavailable, Unsettled
 from services.hosting import Host, Item, Model, Snapshots, Turn
 
 S = TypeVar("S")
 QUEUE_COMMANDS_MAX = 50_000
 MESSAGE_OVERHEAD = 2048
+CURSOR_LAG_MAX = 5000
+"""How far a cursor that leads to nothing runs ahead, in positions, of what the log says of it: so much is read again at a
+start. Where there is something to append it rides on it.
+"""
 RETRY_S_MIN, RETRY_S_MAX = 0.02, 1.0
 
 _log = structlog.get_logger()
 _encode = catalog.encode
+_START = Mark()
 
 
 class _RawDecision(msgspec.Struct, gc=False, omit_defaults=True):
@@ -50,6 +58,7 @@ class _RawMessage(msgspec.Struct, gc=False, omit_defaults=True):
     writer: str
     decisions: list[_RawDecision]
     read: dict[str, int] = {}
+    part: dict[str, int] = {}
 
 
 class Fenced(Exception):
@@ -81,6 +90,8 @@ class Writer(Generic[S]):
         self._at = 0
         self._raw: list[_RawDecision] = []
         self._size = 0
+        self._consumed: dict[str, Mark] = {}
+        """Of other subjects, further than the log says."""
 
     def offer(self, item: Item) -> bool:
         """Queue an item; False when the queue is full. What a writer that does not lead is offered is dropped."""
@@ -112,6 +123,7 @@ class Writer(Generic[S]):
                 self.leads = False
                 self._queue.clear()
                 self._queued = 0
+                self._consumed.clear()
             self._host.reset()
 
     async def _load(self) -> None:
@@ -147,6 +159,8 @@ class Writer(Generic[S]):
         for event in message.events():
             self._model.evolve(self.state, event, message.at)
             self._host.folded(event, message.at)
+        if message.read:
+            self._model.cursors(self.state).update(message.marks())
         self.position = entry.position
 
     async def _follow(self) -> None:
@@ -208,7 +222,7 @@ class Writer(Generic[S]):
             await self._wake.wait()
             self._wake.clear()
             done = self._collect()
-            if self._raw:
+            if self._raw or (self._consumed and self._is_overdue()):
                 await self._append()
                 self._host.committed(self.position)
             elif done:
@@ -234,7 +248,10 @@ class Writer(Generic[S]):
             if item.done is not None:
                 done.append(item)
         for item in self._host.closing(now):
-            if not self._decide(item, now):
+            full = not self._decide(item, now)
+            if item.source:
+                self._consumed[item.source] = item.marks[item.at]
+            if full:
                 self._wake.set()
                 break
             if item.done is not None:
@@ -280,9 +297,22 @@ class Writer(Generic[S]):
         last.events.extend(map(msgspec.Raw, raw))
         return True
 
+    def _is_overdue(self) -> bool:
+        """Whether a cursor ran so far ahead that the log is to say so."""
+        said = self._model.cursors(self.state)
+        return any(
+            mark.position - said.get(subject, _START).position >= CURSOR_LAG_MAX
+            for subject, mark in self._consumed.items()
+        )
+
     async def _append(self) -> None:
         """Append the open message and move to its position. Raises Fenced."""
         message = _RawMessage(self._new_id(), self._at, self.name, self._raw)
+        if self._consumed:
+            message.read = {subject: mark.position for subject, mark in self._consumed.items()}
+            message.part = {subject: mark.part for subject, mark in self._consumed.items() if mark.part}
+            self._model.cursors(self.state).update(self._consumed)
+            self._consumed.clear()
         data = _encode(message)
         self._raw, self._size = [], 0
         pause = RETRY_S_MIN

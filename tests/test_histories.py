@@ -30,8 +30,7 @@ def pool_of(history: list[Message]) -> Pool:
     """The pool's state, every invariant checked after every message."""
     state = Pool("default")
     for message in history:
-        for event in message.events():
-            model.evolve(state, event, message.at)
+        model.fold(state, message)
         model.check(state)
     return state
 
@@ -64,8 +63,7 @@ def test_any_cut_goes_on_through_a_snapshot(path: Path) -> None:
     for cut in range(len(history)):
         state = load(save(pool_of(history[:cut])))
         for message in history[cut:]:
-            for event in message.events():
-                model.evolve(state, event, message.at)
+            model.fold(state, message)
         model.check(state)
         assert sorted(load(save(state)).jobs) == sorted(load(whole).jobs)
         assert state.number == load(whole).number

@@ -148,6 +148,5 @@ def jobs_in(log: MemoryLog) -> list[str]:
 def folded(log: MemoryLog) -> Pool:
     state = Pool("p")
     for message in messages(log):
-        for event in message.events():
-            model.evolve(state, event, message.at)
+        model.fold(state, message)
     return state

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from events.account import AccountsLed
-from events.catalog import ACCOUNTS_SUBJECT, AnyEvent
+from events.catalog import ACCOUNTS_SUBJECT, AnyEvent, Mark
 from events.log import Log
 from infra.link import Link
 from projections.access import Access, apply
@@ -47,6 +47,9 @@ class AccountsModel:
 
     def led(self, writer: str) -> AnyEvent:
         return AccountsLed("main", writer, self._version)
+
+    def cursors(self, state: Access) -> dict[str, Mark]:
+        return {}  # it reacts to nobody
 
 
 class NoSnapshots:

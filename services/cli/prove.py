@@ -134,10 +134,9 @@ async def fold(log: "Log", pool: str, last: int) -> Folded:
                     return Folded(board, state, messages, events)
                 message = catalog.decode(entry.data)
                 BOARD.apply(board, message, entry.position)
-                for event in message.events():
-                    events += 1
-                    if entry.subject == subject:
-                        model.evolve(state, event, message.at)
+                events += sum(len(decision.events) for decision in message.decisions)
+                if entry.subject == subject:
+                    model.fold(state, message)
                 messages += 1
                 if entry.position == last:
                     return Folded(board, state, messages, events)

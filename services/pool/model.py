@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from events.base import UserId, holds
-from events.catalog import AnyEvent, Unknown
+from events.catalog import AnyEvent, Message, Unknown
 from events.job import JobCancelled, JobFinished, JobHeld, JobRunnable, JobSubmitted
 from events.pool import WriterLed
 from events.task import (
@@ -49,7 +49,7 @@ from services.pool.commands import (
 )
 from services.pool.state import Owned, Pool, ShapeKey, class_of
 
-VERSION = 3
+VERSION = 4
 """Of the snapshot: raise it when the state's shape or an `evolve` changes what a given log folds to."""
 
 DECIDE: dict[type, Callable[[Pool, Any, int], Sequence[AnyEvent]]] = {
@@ -111,6 +111,13 @@ def evolve(state: Pool, event: AnyEvent | Unknown, at: int) -> None:
     if apply is None:
         raise NewerFormat(f"{event} is not known to this version; upgrade before it leads")
     apply(state, event, at)
+
+
+def fold(state: Pool, message: Message) -> None:
+    """Fold a message of the pool's subject. Raises NewerFormat."""
+    for event in message.events():
+        evolve(state, event, message.at)
+    state.cursors.update(message.marks())
 
 
 def check(state: Pool) -> None:

@@ -16,7 +16,7 @@ import structlog
 
 from events import protocol
 from events.base import JobId, WorkerId
-from events.catalog import AnyEvent, pool_subject, position_text
+from events.catalog import AnyEvent, Mark, pool_subject, position_text
 from events.job import JobFinished, JobSubmitted
 from events.log import Log
 from events.pool import WriterLed
@@ -68,6 +68,9 @@ class PoolModel:
 
     def led(self, writer: str) -> AnyEvent:
         return WriterLed(self._pool, writer, self._version)
+
+    def cursors(self, state: Pool) -> dict[str, Mark]:
+        return state.cursors
 
 
 class PoolService:

@@ -14,6 +14,7 @@ from typing import TypeAlias
 import msgspec
 
 from events.base import Digest, JobId, Runs, Sealed, UserId, WorkerId
+from events.catalog import Mark
 from events.job import Kind, Retries
 from events.worker import Capacity
 
@@ -226,6 +227,8 @@ class Pool:
         self.releasable: dict[JobId, str] = {}
         # A heap of back-offs: (due in ms, job, its tasks).
         self.delays: list[tuple[int, JobId, Runs]] = []
+        # How far other subjects were consumed.
+        self.cursors: dict[str, Mark] = {}
         # Below: derived, rebuilt by `load`.
         self.dependents: dict[JobId, list[JobId]] = {}
         self.shapes: dict[ShapeKey, Shape] = {}
@@ -323,6 +326,7 @@ class _Saved(msgspec.Struct):
     leases: list[Lease]
     releasable: dict[JobId, str]
     delays: list[tuple[int, JobId, Runs]]
+    cursors: dict[str, Mark]
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -344,6 +348,7 @@ def save(state: Pool) -> bytes:
             list(state.leases.values()),
             state.releasable,
             sorted(state.delays),
+            state.cursors,
         )
     )
 
@@ -362,6 +367,7 @@ def load(data: bytes) -> Pool:
     state.workers = {worker.id: worker for worker in saved.workers}
     state.leases = {lease.number: lease for lease in saved.leases}
     state.releasable, state.delays, state.owned = saved.releasable, saved.delays, saved.owned
+    state.cursors = saved.cursors
     for job in sorted(saved.jobs, key=lambda job: job.order):
         for other in job.waits_for:
             state.dependents.setdefault(other, []).append(job.id)

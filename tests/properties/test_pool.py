@@ -302,9 +302,7 @@ class Pools(RuleBasedStateMachine):
     def folded(self, log: list[bytes], state: Pool | None = None) -> Pool:
         state = state or Pool("p")
         for data in log:
-            message = catalog.decode(data)
-            for event in message.events():
-                model.evolve(state, event, message.at)
+            model.fold(state, catalog.decode(data))
         return state
 
     @precondition(lambda self: self.last is not None)

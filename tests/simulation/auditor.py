@@ -114,8 +114,7 @@ class Auditor:
         state, board = Pool("p"), BOARD.initial()
         for entry in self.log.entries:
             message = catalog.decode(entry.data)
-            for event in message.events():
-                model.evolve(state, event, message.at)
+            model.fold(state, message)
             BOARD.apply(board, message, entry.position)
         assert normal(state) == normal(self.state)
         assert board == self.board

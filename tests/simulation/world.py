@@ -227,9 +227,7 @@ class World:
         position = self.random.randint(0, len(self.auditor.log.entries))
         state = Pool(POOL)
         for entry in self.auditor.log.entries[:position]:
-            message = catalog.decode(entry.data)
-            for event in message.events():
-                model.evolve(state, event, message.at)
+            model.fold(state, catalog.decode(entry.data))
         if position:
             self.snapshots.keep(position, state)
 

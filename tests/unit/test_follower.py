@@ -22,8 +22,7 @@ async def check(folder: Path, log: MemoryLog) -> None:
     for entry in log.entries:
         told = catalog.decode(entry.data)
         BOARD.apply(board, told, entry.position)
-        for event in told.events():
-            model.evolve(state, event, told.at)
+        model.fold(state, told)
     found = PoolSnapshots(folder, POOL).latest(len(log.entries))
     assert found is not None
     assert (found[0], save(found[1])) == (len(log.entries), save(state))

@@ -720,7 +720,7 @@ export interface DisputeRuled {
   reason?: Sealed | null;
 }
 
-/** One append. `at` is the writer's clock in ms, never going back; `read` says how far it had consumed other subjects. */
+/** One append. `at` is the writer's clock in ms, never going back. `read`: how far its writer had consumed other subjects, of those where that changed; `part`: so many events of the message after that, too. */
 export interface Message {
   id: string;
   at: number;
@@ -728,6 +728,8 @@ export interface Message {
   decisions: Decision[];
   /** Default: {} */
   read?: Record<string, number>;
+  /** Default: {} */
+  part?: Record<string, number>;
 }
 
 /** What one command led to. */
