@@ -1,0 +1,1 @@
+"""The ledger: who has how much, what a job costs, and what a worker's owner earns."""

@@ -1,0 +1,1 @@
+"""What work is worth: reward policies, pure and versioned. `docs/rewards.md` says in words what they compute."""
