@@ -213,6 +213,20 @@ class ChargePosted(ChargeEvent, tag="charge.posted"):
     evidence: list[int] = []
 
 
+class Work(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """Tasks of one attempt, one after the other, that were alike. Of each: the time that counts, in microseconds of the
+    whole machine; whether it succeeded; and how much of what it reserved it used on average, in thousandths (-1: it
+    reserved none).
+    """
+
+    machine_us: int
+    tasks: int = 1
+    done: bool = False
+    cpu: int = -1
+    memory: int = -1
+    gpu: int = -1
+
+
 class RewardEvent(Event):
     """Every fact about a reward names it first."""
 
@@ -221,8 +235,10 @@ class RewardEvent(Event):
 
 
 class RewardPaid(RewardEvent, tag="reward.paid"):
-    """A worker's owner earned, under this policy, from these terms; `evidence` are the positions of the facts behind
-    them. `cites`: the reward that this corrects.
+    """A worker's owner earned, under this policy, from this work and these terms; `evidence` are the positions of the
+    facts behind them. `cites`: the rebase that this belongs to. `due` is what the policy says, less than 0 when a
+    correction takes back; `postings` move what can be moved, and what stays open is settled with the owner's next
+    reward. `carried`: what is left below a µCPT, in the policy's parts, for the worker's next.
     """
 
     policy: str
@@ -233,11 +249,14 @@ class RewardPaid(RewardEvent, tag="reward.paid"):
     charge: ChargeId = ""
     terms: list[Term] = []
     evidence: list[int] = []
-    cites: RewardId = ""
+    cites: str = ""
+    due: int = 0
+    carried: int = 0
+    work: list[Work] = []
 
 
 class RewardScored(RewardEvent, tag="reward.scored"):
-    """What a policy in the shadow would have paid."""
+    """What a policy in the shadow would have paid. `work` is here when no reward with this id was paid beside it."""
 
     policy: str
     version: int
@@ -247,6 +266,8 @@ class RewardScored(RewardEvent, tag="reward.scored"):
     charge: ChargeId = ""
     terms: list[Term] = []
     evidence: list[int] = []
+    carried: int = 0
+    work: list[Work] = []
 
 
 class PolicyEvent(Event):
@@ -262,6 +283,31 @@ class PolicySet(PolicyEvent, tag="policy.set"):
     mode: PolicyMode
     version: int
     params: dict[str, int] = {}
+
+
+class PolicyRebased(PolicyEvent, tag="policy.rebased"):
+    """All rewards from the position `first` to `last` are due as this policy says; the rewards that cite `rebase` make
+    good the difference to what was due before.
+    """
+
+    version: int
+    rebase: str
+    first: int
+    last: int
+    params: dict[str, int] = {}
+
+
+class OwnerEvent(Event):
+    """Every fact about an owner of workers names him first."""
+
+    entity: ClassVar[str] = "owner"
+    owner: UserId
+
+
+class OwnerListed(OwnerEvent, tag="owner.listed"):
+    """Whether the owner wants to stand on the leaderboard, under his name; nobody does unasked."""
+
+    on: bool
 
 
 class PricesEvent(Event):
@@ -315,6 +361,8 @@ AnyLedgerEvent = (
     | RewardPaid
     | RewardScored
     | PolicySet
+    | PolicyRebased
+    | OwnerListed
     | PricesSet
     | DisputeOpened
     | DisputeRuled

@@ -25,7 +25,10 @@ class FileRef(msgspec.Struct, frozen=True, gc=False):
 
 
 class Detail(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What one attempt used and left. Times in milliseconds, sizes in bytes; `out` is the digest of its output."""
+    """What one attempt used and left. Times in milliseconds, sizes in bytes; `out` is the digest of its output. Averages are
+    over the whole run, 0 when not measured: `memory_avg` of what was resident, `gpu_avg` of the use of all GPUs that it
+    reserved, in thousandths.
+    """
 
     started_at: int = 0
     wall_ms: int = 0
@@ -34,6 +37,8 @@ class Detail(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     out_size: int = 0
     out: Digest = ""
     results: list[FileRef] = []
+    memory_avg: int = 0
+    gpu_avg: int = 0
 
 
 class TaskEvent(Event):

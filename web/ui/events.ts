@@ -126,7 +126,7 @@ export interface TasksFinished {
   details?: Detail[];
 }
 
-/** What one attempt used and left. Times in milliseconds, sizes in bytes; `out` is the digest of its output. */
+/** What one attempt used and left. Times in milliseconds, sizes in bytes; `out` is the digest of its output. Averages are over the whole run, 0 when not measured: `memory_avg` of what was resident, `gpu_avg` of the use of all GPUs that it reserved, in thousandths. */
 export interface Detail {
   /** Default: 0 */
   started_at?: number;
@@ -142,6 +142,10 @@ export interface Detail {
   out?: string;
   /** Default: [] */
   results?: FileRef[];
+  /** Default: 0 */
+  memory_avg?: number;
+  /** Default: 0 */
+  gpu_avg?: number;
 }
 
 /** A file that a task left: which of the job's declared results it is (users' names are sealed), its digest, and its length in bytes. */
@@ -636,7 +640,7 @@ export interface ChargePosted {
   evidence?: number[];
 }
 
-/** A worker's owner earned, under this policy, from these terms; `evidence` are the positions of the facts behind them. `cites`: the reward that this corrects. */
+/** A worker's owner earned, under this policy, from this work and these terms; `evidence` are the positions of the facts behind them. `cites`: the rebase that this belongs to. `due` is what the policy says, less than 0 when a correction takes back; `postings` move what can be moved, and what stays open is settled with the owner's next reward. `carried`: what is left below a µCPT, in the policy's parts, for the worker's next. */
 export interface RewardPaid {
   type: "reward.paid";
   reward: string;
@@ -653,6 +657,12 @@ export interface RewardPaid {
   evidence?: number[];
   /** Default: "" */
   cites?: string;
+  /** Default: 0 */
+  due?: number;
+  /** Default: 0 */
+  carried?: number;
+  /** Default: [] */
+  work?: Work[];
 }
 
 /** A figure that a result was computed from, and whose word it rests on. `unit` such as `ms`, `µCPT`, `‰`. */
@@ -665,7 +675,22 @@ export interface Term {
   word?: "agreed" | "platform" | "policy" | "report" | "reservation";
 }
 
-/** What a policy in the shadow would have paid. */
+/** Tasks of one attempt, one after the other, that were alike. Of each: the time that counts, in microseconds of the whole machine; whether it succeeded; and how much of what it reserved it used on average, in thousandths (-1: it reserved none). */
+export interface Work {
+  machine_us: number;
+  /** Default: 1 */
+  tasks?: number;
+  /** Default: false */
+  done?: boolean;
+  /** Default: -1 */
+  cpu?: number;
+  /** Default: -1 */
+  memory?: number;
+  /** Default: -1 */
+  gpu?: number;
+}
+
+/** What a policy in the shadow would have paid. `work` is here when no reward with this id was paid beside it. */
 export interface RewardScored {
   type: "reward.scored";
   reward: string;
@@ -680,6 +705,10 @@ export interface RewardScored {
   terms?: Term[];
   /** Default: [] */
   evidence?: number[];
+  /** Default: 0 */
+  carried?: number;
+  /** Default: [] */
+  work?: Work[];
 }
 
 /** From now on the policy pays, scores in the shadow, or does nothing, with these parameters over its own. */
@@ -690,6 +719,25 @@ export interface PolicySet {
   version: number;
   /** Default: {} */
   params?: Record<string, number>;
+}
+
+/** All rewards from the position `first` to `last` are due as this policy says; the rewards that cite `rebase` make good the difference to what was due before. */
+export interface PolicyRebased {
+  type: "policy.rebased";
+  policy: string;
+  version: number;
+  rebase: string;
+  first: number;
+  last: number;
+  /** Default: {} */
+  params?: Record<string, number>;
+}
+
+/** Whether the owner wants to stand on the leaderboard, under his name; nobody does unasked. */
+export interface OwnerListed {
+  type: "owner.listed";
+  owner: string;
+  on: boolean;
 }
 
 /** Jobs submitted from now on cost so much: µCPT by what is priced. */
@@ -804,6 +852,8 @@ export type AnyEvent =
   | RewardPaid
   | RewardScored
   | PolicySet
+  | PolicyRebased
+  | OwnerListed
   | PricesSet
   | DisputeOpened
   | DisputeRuled;
