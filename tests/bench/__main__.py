@@ -26,21 +26,22 @@ async def measure(name: str, runs: int, count: int, python: str) -> Figure:
     bench = BENCHES[name]
     measured: list[Measured] = []
     peers: list[float] = []
-    label = ""
+    limits: list[float] = []
+    label = limit_label = ""
+    figure = bench.peers[0][1]
     for _ in range(runs):
         async with hive(bench.workers, bench.cpus) as (client, _):
             await bench.run(client, min(WARM_UP, count or bench.size))
             measured.append(await bench.run(client, count or bench.size))
         if python:
-            script, figure = bench.peers[0]
-            said = await asyncio.to_thread(peer, python, script, min(count or bench.size, 10_000))
+            said = await asyncio.to_thread(peer, python, bench.peers[0][0], min(count or bench.size, 10_000))
             label = said["peer"]
             peers.append(float(said[figure]))
+        if bench.limit:
+            said = await asyncio.to_thread(peer, sys.executable, bench.limit, count or bench.size)
+            limit_label = said["limit"]
+            limits.append(float(said[figure]))
     value, waits = median([m.value for m in measured]), [wait for m in measured for wait in m.latencies]
-    limit = None
-    if bench.limit:
-        said = await asyncio.to_thread(peer, sys.executable, bench.limit, count or bench.size)
-        limit = {"name": said["limit"], "value": said[bench.peers[0][1]]}
     ratio = None
     if peers:
         ratio = round(median(peers) / value if bench.less_is_better else value / median(peers), 2)
@@ -55,7 +56,7 @@ async def measure(name: str, runs: int, count: int, python: str) -> Figure:
         ratio,
         commit(),
         machine(),
-        limit,
+        {"name": limit_label, "value": median(limits), "runs": limits} if limits else None,
     )
 
 

@@ -115,7 +115,7 @@ class Bench(NamedTuple):
 BENCHES: dict[str, Bench] = {
     "throughput": Bench(throughput, 200_000, "tasks/s", (("ray_tasks.py", "tasks_per_s"),)),
     "single": Bench(single, 10_000, "jobs/s", (("ray_tasks.py", "tasks_per_s"),)),
-    "latency": Bench(latency, 500, "ms", (("ray_tasks.py", "p50_ms"),), less_is_better=True),
+    "latency": Bench(latency, 500, "ms", (("ray_tasks.py", "p50_ms"),), less_is_better=True, limit="path_limit.py"),
     "processes": Bench(
         processes, 5_000, "processes/s", (("hq_processes.py", "processes_per_s"),), workers=1, limit="spawn_limit.py"
     ),
