@@ -22,6 +22,21 @@ class Retries(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     backoff_ms: int = 1000
 
 
+class Cost(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What a job costs, fixed when it was handed in. Amounts in µCPT: `base` for each task that was run, `per_hour` for each
+    hour of each; `hold` is set aside before anything runs. That is the most that it can cost when it has a time limit;
+    without one it lasts for `each_ms` of every task, and is extended while the job runs, up to `most` (0: any amount).
+    `prices`: the version of the price list.
+    """
+
+    base: int
+    per_hour: int
+    hold: int
+    each_ms: int
+    prices: str = ""
+    most: int = 0
+
+
 class JobEvent(Event):
     """Every job fact names its job first."""
 
@@ -44,17 +59,43 @@ class JobSubmitted(JobEvent, tag="job.submitted"):
     lost_after_ms: int = 60_000
     retries: Retries = Retries()
     after: list[JobId] = []
+    cost: Cost | None = None
 
 
 class JobHeld(JobEvent, tag="job.held"):
-    """The job waits for something that is not its turn: other jobs, or a machine that is large enough."""
+    """The job waits for something that is not its turn: the ledger's word on what it costs, other jobs, or a machine that
+    is large enough.
+    """
 
-    reason: Literal["dependencies", "capacity"]
+    reason: Literal["dependencies", "capacity", "funds"]
     detail: str = ""
 
 
 class JobRunnable(JobEvent, tag="job.runnable"):
     """What held the job is gone; its tasks are queued."""
+
+
+class JobMetered(JobEvent, tag="job.metered"):
+    """What is held for the job is nearly used up, as it runs now: `used` µCPT of it, what its `running` tasks took so far
+    included. `wanted` more would let it go on. Nothing is charged before an attempt has ended.
+    """
+
+    used: int
+    wanted: int
+    running: int = 0
+
+
+class JobFunded(JobEvent, tag="job.funded"):
+    """More is held for the job: `total` µCPT since its beginning. It goes on."""
+
+    total: int
+
+
+class JobShort(JobEvent, tag="job.short"):
+    """Its owner has no more for the job, `missing` µCPT: it is stopped at `stops_at` (ms), unless there is more by then."""
+
+    missing: int
+    stops_at: int
 
 
 class JobCancelled(JobEvent, tag="job.cancelled"):
@@ -72,4 +113,4 @@ class JobFinished(JobEvent, tag="job.finished"):
     cancelled: int = 0
 
 
-AnyJobEvent = JobSubmitted | JobHeld | JobRunnable | JobCancelled | JobFinished
+AnyJobEvent = JobSubmitted | JobHeld | JobRunnable | JobMetered | JobFunded | JobShort | JobCancelled | JobFinished

@@ -41,6 +41,17 @@ class Detail(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     gpu_avg: int = 0
 
 
+class Counted(msgspec.Struct, frozen=True, gc=False):
+    """What counts of ended attempts at tasks of a job that costs something (see docs/prices.md): for how many `tasks` the
+    base price, and how many `ms` of all of them together. That is what the worker reported and no more than the pool's
+    own clock allows, for a machine that runs `slots` such tasks at once.
+    """
+
+    tasks: int
+    ms: int
+    slots: int = 1
+
+
 class TaskEvent(Event):
     """Every task fact names its job first, then which tasks."""
 
@@ -69,6 +80,7 @@ class TasksFinished(LeaseEvent, tag="task.finished"):
     """The tasks succeeded: exit code 0. `details` has one entry a task, in order, or none."""
 
     details: list[Detail] = []
+    counted: Counted | None = None
 
 
 class TasksFailed(LeaseEvent, tag="task.failed"):
@@ -78,6 +90,7 @@ class TasksFailed(LeaseEvent, tag="task.failed"):
     code: int = 0
     reason: str = ""
     details: list[Detail] = []
+    counted: Counted | None = None
 
 
 class TasksRetried(LeaseEvent, tag="task.retried"):
@@ -88,6 +101,7 @@ class TasksRetried(LeaseEvent, tag="task.retried"):
     reason: str = ""
     not_before: int = 0
     details: list[Detail] = []
+    counted: Counted | None = None
 
 
 class TasksDue(TaskEvent, tag="task.due"):

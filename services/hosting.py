@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
+import msgspec
+
 from events.catalog import AnyEvent, Mark
 
 S = TypeVar("S")
@@ -60,6 +62,15 @@ class Item:
         self.commands, self.done, self.by, self.cause, self.trace = commands, done, by, cause, trace
         self.source, self.marks = source, marks
         self.at, self.outcomes = 0, list[Any]()
+
+
+class React(msgspec.Struct, frozen=True, gc=False):
+    """The command to react to a fact: what happened on `subject`, in the message at `position`, recorded at `at` (ms)."""
+
+    subject: str
+    position: int
+    at: int
+    event: AnyEvent
 
 
 class Host(Protocol):

@@ -18,13 +18,12 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import aclosing
 
-import msgspec
 import structlog
 
 from events import catalog
-from events.catalog import AnyEvent, Mark, Unknown, position_text
+from events.catalog import Mark, Unknown, position_text
 from events.log import Entry, Log, LogUnavailable
-from services.hosting import Item, NewerFormat
+from services.hosting import Item, NewerFormat, React
 from services.writer import CURSOR_LAG_MAX
 
 WAITING_MAX = 2000
@@ -34,17 +33,8 @@ RETRY_S = 0.5
 _log = structlog.get_logger()
 
 
-class React(msgspec.Struct, frozen=True, gc=False):
-    """The command to react to a fact: what happened on `subject`, in the message at `position`, recorded at `at` (ms)."""
-
-    subject: str
-    position: int
-    at: int
-    event: AnyEvent
-
-
 class Reaction:
-    """Follows `subject` and has a `React` for each event there whose type is in `wanted`. The service's host gives the
+    """Follows `subject` (a wildcard, it may be) and has a `React` for each event there whose type is in `wanted`. The service's host gives the
     writer `items()` in `closing`, and says `leading` and `reset`. `poke`: ask the writer for a round. `by` is written
     into what is decided; its cause is the message reacted to, its trace that message's.
     """
@@ -133,7 +123,7 @@ class Reaction:
             for event in decision.events:
                 number += 1
                 if type(event) in self._wanted and number > mark.part:
-                    commands.append(React(self.subject, entry.position, message.at, event))
+                    commands.append(React(entry.subject, entry.position, message.at, event))
                     marks.append(Mark(mark.position, number))
                 elif isinstance(event, Unknown):
                     raise NewerFormat(f"{event.tag} on {self.subject} is not known to this version; upgrade")

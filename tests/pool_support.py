@@ -13,7 +13,7 @@ from events.job import JobSubmitted, Retries
 from events.protocol import Ended, Held, Hello, Report, ReportItem, Started
 from events.task import TasksLeased
 from events.worker import Capacity
-from services.hosting import Refused
+from services.hosting import React, Refused
 from services.pool import model
 from services.pool.commands import (
     Advance,
@@ -121,7 +121,7 @@ class Story:
             model.check(self.state)
         return self
 
-    def when(self, command: Command | OwnCommand) -> list[AnyEvent]:
+    def when(self, command: Command | OwnCommand | React) -> list[AnyEvent]:
         """Decide, and fold what it leads to. Deciding changes nothing."""
         before = save(self.state) if self.checks else b""
         events = list(model.decide(self.state, command, self.now))

@@ -10,8 +10,8 @@ from events.catalog import AnyEvent, Decision, Mark, Message, pool_subject
 from events.job import JobCancelled, JobSubmitted
 from events.log import MemoryLog
 from events.pool import WriterLed
-from services.hosting import Item, Refused
-from services.reaction import React, Reaction
+from services.hosting import Item, React, Refused
+from services.reaction import Reaction
 from services.writer import Writer
 from tests.faulty_log import FaultyLog
 from tests.pool_support import T0, fact

@@ -3,7 +3,7 @@
 import heapq
 
 from events.base import JobId, Runs, WorkerId, expand, runs_of, size_of
-from events.job import JobCancelled, JobFinished, JobHeld, JobRunnable, JobSubmitted
+from events.job import JobCancelled, JobFinished, JobFunded, JobHeld, JobMetered, JobRunnable, JobShort, JobSubmitted
 from events.task import (
     AttemptEnd,
     Detail,
@@ -16,8 +16,9 @@ from events.task import (
     TasksStarted,
 )
 from services.hosting import Refused
-from services.pool import quota
+from services.pool import funds, quota
 from services.pool.commands import CancelJob, Submit
+from services.pool.meter import Meter
 from services.pool.reach import another, unplaceable
 from services.pool.state import Job, Lease, Pool, Retry
 
@@ -30,7 +31,7 @@ FACT_BYTES, BOUND_BYTES = 256, 9
 FACTS_BYTES_MAX = 256 * 1024
 """What one command of the pool's own leads to stays below this, and so fits in a message; the rest comes next time."""
 
-JobFact = JobSubmitted | JobHeld | JobRunnable | JobCancelled | JobFinished
+JobFact = JobSubmitted | JobHeld | JobRunnable | JobMetered | JobFunded | JobShort | JobCancelled | JobFinished
 TaskFact = TasksLeased | TasksStarted | TasksFinished | TasksFailed | TasksRetried | TasksDue | TasksReclaimed
 
 
@@ -56,6 +57,8 @@ def decide_submit(state: Pool, command: Submit) -> list[JobFact]:
         elif past.state != "succeeded":
             ended = f"job {other} ended as {past.state}" if past.state else f"job {other} is not open here"
             raise Refused("dependency_failed", f"after[{at}]", f"{ended}; it cannot be waited for")
+    if fact.cost is not None and fact.cost.hold:
+        return [fact, JobHeld(fact.job, "funds")]
     if waits:
         return [fact, JobHeld(fact.job, "dependencies")]
     if why := unplaceable(state, (fact.kind, fact.cpus_milli, fact.memory_bytes)):
@@ -95,6 +98,7 @@ class Ends:
         self.facts: list[TaskFact | JobFinished] = []
         self.bytes = 0
         self._ended: dict[JobId, list[int]] = {}
+        self._counting = funds.Counting(state, now)
         self._taken: dict[int, set[int]] = {}
 
     def take(self, lease: int, tasks: list[int]) -> list[int]:
@@ -116,7 +120,10 @@ class Ends:
         ended = self._ended.setdefault(job.id, [0, 0, 0])
         if end == "exit" and code == 0:
             ended[0] += len(tasks)
-            self.facts.append(TasksFinished(job.id, runs_of(tasks), lease.number, lease.worker, lease.attempt, details))
+            counted = self._counting.of(job, lease, len(tasks), end, details)
+            self.facts.append(
+                TasksFinished(job.id, runs_of(tasks), lease.number, lease.worker, lease.attempt, details, counted)
+            )
             return
         groups: dict[int, list[int]] = {}
         for at, index in enumerate(tasks):
@@ -125,17 +132,20 @@ class Ends:
             some = runs_of(tasks[at] for at in places)
             self.bytes += FACT_BYTES + len(some) * BOUND_BYTES
             their = [details[at] for at in places] if details else []
+            counted = self._counting.of(job, lease, len(places), end, their)
             if when >= 0:
                 self.facts.append(
                     TasksRetried(
-                        job.id, some, lease.number, lease.worker, lease.attempt, end, code, reason, when, their
+                        job.id, some, lease.number, lease.worker, lease.attempt, end, code, reason, when, their, counted
                     )
                 )
                 continue
             final: AttemptEnd = "cancelled" if job.cancelled else end
             ended[2 if job.cancelled else 1] += len(places)
             self.facts.append(
-                TasksFailed(job.id, some, lease.number, lease.worker, lease.attempt, final, code, reason, their)
+                TasksFailed(
+                    job.id, some, lease.number, lease.worker, lease.attempt, final, code, reason, their, counted
+                )
             )
 
     def _retry_at(self, job: Job, index: int, end: AttemptEnd, worker: WorkerId) -> int:
@@ -189,6 +199,8 @@ def evolve_submitted(state: Pool, event: JobSubmitted, at: int) -> None:
     state.own(job.owner, 1, job.count)
     if job.waits_for:
         job.held = "dependencies"
+    if event.cost is not None:
+        job.meter = Meter(event.cost, event.cost.hold)
     state.enqueue(job)
 
 
@@ -222,6 +234,7 @@ def evolve_cancelled(state: Pool, event: JobCancelled, at: int) -> None:
     trim_delays(state)
     for number in job.leases:
         tell_cancel(state, job, state.leases[number].worker)
+    funds.look(state, job, at)
 
 
 def tell_cancel(state: Pool, job: Job, worker: WorkerId) -> None:
@@ -240,6 +253,8 @@ def evolve_finished(state: Pool, event: JobFinished, at: int) -> None:
     state.release(job)
     state.text_bytes -= len(job.text.data)
     state.own(job.owner, -1, 0)
+    if job.meter is not None:
+        funds.trim(state)
     for worker, number in job.told.items():
         state.workers[worker].cancels.pop(number, None)
     for name in state.dependents.pop(job.id, ()):
@@ -249,7 +264,7 @@ def evolve_finished(state: Pool, event: JobFinished, at: int) -> None:
         dependent.waits_for.remove(job.id)
         if event.state != "succeeded":
             state.releasable[name] = f"job {job.id}, which it depends on, ended as {event.state}"
-        elif not dependent.waits_for:
+        elif not dependent.waits_for and dependent.held != "funds":
             state.releasable.setdefault(name, "")
 
 
@@ -265,7 +280,7 @@ def evolve_leased(state: Pool, event: TasksLeased, at: int) -> None:
             for number in range(first, last + 1):
                 del job.retry[number]
         job.active.update(dict.fromkeys(range(first, last + 1), event.lease))
-    _open_lease(state, job, Lease(event.lease, job.id, worker.id, event.attempt, count))
+    _open_lease(state, job, Lease(event.lease, job.id, worker.id, event.attempt, count, at))
     state.own(job.owner, 0, -count)
     if not job.ready:
         state.dequeue(job)
@@ -281,7 +296,10 @@ def _open_lease(state: Pool, job: Job, lease: Lease) -> None:
 
 
 def evolve_started(state: Pool, event: TasksStarted, at: int) -> None:
-    state.jobs[event.job].running.update(expand(event.tasks))
+    job = state.jobs[event.job]
+    job.running.update(expand(event.tasks))
+    if job.meter is not None:
+        funds.evolve_running(state, job, event, at)
 
 
 def evolve_ended(state: Pool, event: TasksFinished | TasksFailed | TasksRetried, at: int) -> None:
@@ -297,6 +315,8 @@ def evolve_ended(state: Pool, event: TasksFinished | TasksFailed | TasksRetried,
     worker.used_memory -= count * job.memory_bytes
     state.freed.add(worker.id)
     lease.left -= count
+    if job.meter is not None:
+        funds.evolve_counted(state, job, lease, event, at)
     if not lease.left:
         del state.leases[lease.number], worker.leases[lease.number], job.leases[lease.number]
     if isinstance(event, TasksRetried):
@@ -319,7 +339,7 @@ def _requeue(state: Pool, job: Job, lease: Lease, event: TasksRetried) -> None:
     given_up = lease.number if event.end == "lost" else 0
     # A worker that gave a task back never started it: nothing speaks against trying it there.
     had = "" if event.end == "returned" else lease.worker
-    retry = Retry(lease.attempt, given_up, had, event.not_before)
+    retry = Retry(lease.attempt, given_up, had, event.not_before, lease.at if given_up else 0)
     for index in expand(event.tasks):
         (job.delayed if event.not_before else job.retry)[index] = retry
         if event.end != "returned":
@@ -352,15 +372,15 @@ def evolve_due(state: Pool, event: TasksDue, at: int) -> None:
 
 def evolve_reclaimed(state: Pool, event: TasksReclaimed, at: int) -> None:
     job = state.jobs[event.job]
-    count = 0
+    count, since = 0, at
     for index in expand(event.tasks):
-        del job.retry[index]
+        since = job.retry.pop(index).since
         job.active[index] = event.lease
         count += 1
     state.own(job.owner, 0, -count)
     lease, worker = state.leases.get(event.lease), state.workers[event.worker]
     if lease is None:
-        _open_lease(state, job, Lease(event.lease, job.id, event.worker, event.attempt, count))
+        _open_lease(state, job, Lease(event.lease, job.id, event.worker, event.attempt, count, since))
         worker.leases = dict.fromkeys(sorted(worker.leases))  # told by number (see orders.py)
     else:
         lease.left += count

@@ -9,7 +9,7 @@ from typing import Any
 
 from events.base import UserId, holds
 from events.catalog import AnyEvent, Message, Unknown
-from events.job import JobCancelled, JobFinished, JobHeld, JobRunnable, JobSubmitted
+from events.job import JobCancelled, JobFinished, JobFunded, JobHeld, JobMetered, JobRunnable, JobShort, JobSubmitted
 from events.pool import WriterLed
 from events.task import (
     TasksDue,
@@ -32,8 +32,8 @@ from events.worker import (
     WorkerUndrained,
     WorkerUnreachable,
 )
-from services.hosting import NewerFormat
-from services.pool import job, plan, worker
+from services.hosting import NewerFormat, React
+from services.pool import funds, job, plan, react, worker
 from services.pool.commands import (
     Advance,
     CancelJob,
@@ -62,6 +62,7 @@ DECIDE: dict[type, Callable[[Pool, Any, int], Sequence[AnyEvent]]] = {
     Heard: lambda state, command, now: worker.decide_heard(state, command),
     Place: lambda state, command, now: plan.place(state, command),
     Advance: plan.advance,
+    React: react.decide_react,
 }
 
 
@@ -77,6 +78,9 @@ EVOLVE: dict[type, Callable[[Pool, Any, int], None]] = {
     JobSubmitted: job.evolve_submitted,
     JobHeld: job.evolve_held,
     JobRunnable: job.evolve_runnable,
+    JobMetered: funds.evolve_metered,
+    JobFunded: funds.evolve_funded,
+    JobShort: funds.evolve_short,
     JobCancelled: job.evolve_cancelled,
     JobFinished: job.evolve_finished,
     TasksLeased: job.evolve_leased,
@@ -100,7 +104,7 @@ EVOLVE: dict[type, Callable[[Pool, Any, int], None]] = {
 }
 
 
-def decide(state: Pool, command: Command | OwnCommand, now: int) -> Sequence[AnyEvent]:
+def decide(state: Pool, command: Command | OwnCommand | React, now: int) -> Sequence[AnyEvent]:
     """The events that `command` leads to at `now`, none when there is nothing to do. Raises Refused."""
     return DECIDE[type(command)](state, command, now)
 
@@ -141,6 +145,11 @@ def check(state: Pool) -> None:
         assert machine.used_memory == sum(left * one.memory_bytes for left, one in held)
         assert list(machine.leases) == sorted(machine.leases), "orders are told by number"
         assert machine.state not in ("lost", "stopped") or not machine.leases, machine.id
+    meters = {(one.meter.due, one.id) for one in state.jobs.values() if one.meter and one.meter.due}
+    assert meters <= {*state.meters} and {*state.meters[:1]} <= meters, "each meter is looked at, the first one next"
+    for one in state.jobs.values():
+        if one.meter is not None:
+            assert one.meter.since.keys() == one.running and one.meter.since_sum == sum(one.meter.since.values())
     for due, name, tasks in state.delays[:1]:
         assert job.due_tasks(state, due, name, tasks), "the first back-off is one that a task waits for"
     for one in state.jobs.values():

@@ -13,6 +13,7 @@ from typing import TypeAlias
 from events.base import runs_of
 from events.job import JobHeld, JobRunnable
 from events.task import TasksDue, TasksLeased
+from services.pool import funds
 from services.pool.commands import Advance, Place
 from services.pool.job import BOUND_BYTES, FACTS_BYTES_MAX, JobFact, cancel, due_tasks
 from services.pool.reach import another, unplaceable
@@ -200,6 +201,7 @@ def advance(state: Pool, command: Advance, now: int) -> list[JobFact | TasksDue]
         if waiting := due_tasks(state, due, name, tasks):
             facts.append(TasksDue(name, waiting))
             room -= len(waiting) * BOUND_BYTES
+    facts += funds.decide_metered(state, now, ADVANCE_MAX - len(facts))
     if command.capacity:
         facts += _capacity(state, ADVANCE_MAX - len(facts))
     return facts

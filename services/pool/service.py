@@ -16,7 +16,7 @@ import structlog
 
 from events import protocol
 from events.base import JobId, WorkerId
-from events.catalog import AnyEvent, Mark, pool_subject, position_text
+from events.catalog import LEDGER_SUBJECT, AnyEvent, Mark, pool_subject, position_text
 from events.job import JobFinished, JobSubmitted
 from events.log import Log
 from events.pool import WriterLed
@@ -28,7 +28,7 @@ from infra.link import Link, LinkDown
 from infra.outputs import Outputs
 from services.asking import AskDesk
 from services.hosting import Item, Refused, Snapshots, Turn
-from services.pool import commands, model
+from services.pool import commands, model, react
 from services.pool.admission import Admission, Kind
 from services.pool.client import ask_of, service_of
 from services.pool.commands import Advance, CancelJob, DrainWorker, Past, Reported, Silent, Submit
@@ -37,6 +37,7 @@ from services.pool.orders import OrderBook
 from services.pool.output import OutputDesk
 from services.pool.polls import Parked, PollDesk
 from services.pool.state import Pool
+from services.reaction import Reaction
 from services.writer import Writer
 
 TICK_S = 0.25
@@ -94,6 +95,7 @@ class PoolService:
     ) -> None:
         self._link, self._pool, self._book, self._index = link, pool, book, index
         self.writer: Writer[Pool] = Writer(log, PoolModel(pool, version), self, turn, snapshots, name, clock)
+        self._reaction = Reaction(log, LEDGER_SUBJECT, react.WANTED, self.writer.poke, "ledger")
         self._clock = clock or (lambda: time.time_ns() // 1_000_000)
         self._monotonic = monotonic
         self._liveness = Liveness(monotonic)
@@ -124,6 +126,7 @@ class PoolService:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.writer.run())
+                group.create_task(self._reaction.run())
                 group.create_task(self._tick())
                 group.create_task(self._desk.run())
         finally:
@@ -247,8 +250,9 @@ class PoolService:
         item.commands = [_informed(command, found) for command in item.commands]
 
     def closing(self, now: int) -> Iterator[Item]:
+        yield from self._reaction.items()
         state = self.writer.state
-        while self._capacity or state.releasable or (state.delays and state.delays[0][0] <= now):
+        while self._capacity or state.releasable or _is_due(state, now):
             item = Item([Advance(self._capacity)], by="scheduler")
             yield item
             if item.outcomes[0] is not None:
@@ -286,6 +290,7 @@ class PoolService:
         self._liveness.restart(worker.id for worker in self.writer.state.workers.values() if worker.known)
         self._capacity = True
         self._book.leased.clear()
+        self._reaction.leading(self.writer.state.cursors)
         self._polls.lead()
         self._asks.leading()
         self._send(f"push.{self._pool}.all.poll", b"")
@@ -293,6 +298,7 @@ class PoolService:
     def reset(self) -> None:
         self._index.discard()
         self._notes = self._unstamped = 0
+        self._reaction.reset()
         self._admission.reset()
         self._polls.reset()
         self._asks.reset()
@@ -311,8 +317,14 @@ class PoolService:
                 self.writer.offer(Item([Silent(worker, silent_ms)], by="scheduler"))
             for worker in self._liveness.returned(state.workers.values()):
                 self._polls.again(worker)
-            if state.delays and state.delays[0][0] <= self._clock():
+            if _is_due(state, self._clock()):
                 self.writer.poke()
+
+
+def _is_due(state: Pool, now: int) -> bool:
+    """Whether a back-off is over, or what is held for a job nearly used up."""
+    delays, meters = state.delays, state.meters
+    return (bool(delays) and delays[0][0] <= now) or (bool(meters) and meters[0][0] <= now)
 
 
 def _informed(command: Any, found: dict[JobId, Past]) -> Any:

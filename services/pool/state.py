@@ -17,6 +17,7 @@ from events.base import Digest, JobId, Runs, Sealed, UserId, WorkerId
 from events.catalog import Mark
 from events.job import Kind, Retries
 from events.worker import Capacity
+from services.pool.meter import Meter
 
 SESSIONS_KEPT = 8
 ASKS_KEPT = 32
@@ -25,13 +26,17 @@ ShapeKey: TypeAlias = tuple[str, int, int]
 
 
 class Lease(msgspec.Struct, gc=False):
-    """One attempt at some tasks of a job by a worker; `left` of them have not ended."""
+    """One attempt at some tasks of a job by a worker; `left` of them have not ended. `at`: since when (ms); `counted_ms`: how
+    much of it counted for pay by now.
+    """
 
     number: int
     job: JobId
     worker: WorkerId
     attempt: int
     left: int
+    at: int = 0
+    counted_ms: int = 0
 
 
 class Retry(msgspec.Struct, gc=False):
@@ -43,6 +48,8 @@ class Retry(msgspec.Struct, gc=False):
     lease: int
     worker: WorkerId
     due: int = 0
+    since: int = 0
+    """Since when (ms) that worker had it, if it may take it back."""
 
 
 class Job(msgspec.Struct, gc=False):
@@ -75,6 +82,8 @@ class Job(msgspec.Struct, gc=False):
     leases: dict[int, None] = {}
     tries: dict[int, dict[str, int]] = {}
     told: dict[WorkerId, int] = {}
+    meter: Meter | None = None
+    """Of a job that costs something."""
 
     @property
     def ended(self) -> int:
@@ -227,6 +236,8 @@ class Pool:
         self.releasable: dict[JobId, str] = {}
         # A heap of back-offs: (due in ms, job, its tasks).
         self.delays: list[tuple[int, JobId, Runs]] = []
+        # A heap: when (ms) a job's meter is to be looked at.
+        self.meters: list[tuple[int, JobId]] = []
         # How far other subjects were consumed.
         self.cursors: dict[str, Mark] = {}
         # Below: derived, rebuilt by `load`.
@@ -368,6 +379,7 @@ def load(data: bytes) -> Pool:
     state.leases = {lease.number: lease for lease in saved.leases}
     state.releasable, state.delays, state.owned = saved.releasable, saved.delays, saved.owned
     state.cursors = saved.cursors
+    state.meters = sorted((job.meter.due, job.id) for job in saved.jobs if job.meter and job.meter.due)
     for job in sorted(saved.jobs, key=lambda job: job.order):
         for other in job.waits_for:
             state.dependents.setdefault(other, []).append(job.id)

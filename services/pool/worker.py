@@ -190,7 +190,7 @@ def _item(state: Pool, worker: Worker, ends: Ends, item: Started | Ended) -> lis
         if mine:
             back = _reclaim(job, mine, number, worker)
             ends.facts.append(back)
-            lease = lease or Lease(number, job.id, worker.id, back.attempt, 0)
+            lease = lease or Lease(number, job.id, worker.id, back.attempt, 0, job.retry[mine[0]].since)
             current = sorted(current + mine)
         late = [index for index in rest if not _mine(job, index, number, worker)]
         if late:

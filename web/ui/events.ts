@@ -29,6 +29,8 @@ export interface JobSubmitted {
   retries?: Retries;
   /** Default: [] */
   after?: string[];
+  /** Default: null */
+  cost?: Cost | null;
 }
 
 /** What a user typed, encrypted under a data key. Destroying the key erases the text and leaves the event valid. */
@@ -55,11 +57,23 @@ export interface Retries {
   backoff_ms?: number;
 }
 
-/** The job waits for something that is not its turn: other jobs, or a machine that is large enough. */
+/** What a job costs, fixed when it was handed in. Amounts in µCPT: `base` for each task that was run, `per_hour` for each hour of each; `hold` is set aside before anything runs. That is the most that it can cost when it has a time limit; without one it lasts for `each_ms` of every task, and is extended while the job runs, up to `most` (0: any amount). `prices`: the version of the price list. */
+export interface Cost {
+  base: number;
+  per_hour: number;
+  hold: number;
+  each_ms: number;
+  /** Default: "" */
+  prices?: string;
+  /** Default: 0 */
+  most?: number;
+}
+
+/** The job waits for something that is not its turn: the ledger's word on what it costs, other jobs, or a machine that is large enough. */
 export interface JobHeld {
   type: "job.held";
   job: string;
-  reason: "capacity" | "dependencies";
+  reason: "capacity" | "dependencies" | "funds";
   /** Default: "" */
   detail?: string;
 }
@@ -68,6 +82,31 @@ export interface JobHeld {
 export interface JobRunnable {
   type: "job.runnable";
   job: string;
+}
+
+/** What is held for the job is nearly used up, as it runs now: `used` µCPT of it, what its `running` tasks took so far included. `wanted` more would let it go on. Nothing is charged before an attempt has ended. */
+export interface JobMetered {
+  type: "job.metered";
+  job: string;
+  used: number;
+  wanted: number;
+  /** Default: 0 */
+  running?: number;
+}
+
+/** More is held for the job: `total` µCPT since its beginning. It goes on. */
+export interface JobFunded {
+  type: "job.funded";
+  job: string;
+  total: number;
+}
+
+/** Its owner has no more for the job, `missing` µCPT: it is stopped at `stops_at` (ms), unless there is more by then. */
+export interface JobShort {
+  type: "job.short";
+  job: string;
+  missing: number;
+  stops_at: number;
 }
 
 /** The job is to end: queued tasks are cancelled with this fact, running ones are told to stop. */
@@ -124,6 +163,8 @@ export interface TasksFinished {
   attempt?: number;
   /** Default: [] */
   details?: Detail[];
+  /** Default: null */
+  counted?: Counted | null;
 }
 
 /** What one attempt used and left. Times in milliseconds, sizes in bytes; `out` is the digest of its output. Averages are over the whole run, 0 when not measured: `memory_avg` of what was resident, `gpu_avg` of the use of all GPUs that it reserved, in thousandths. */
@@ -155,6 +196,14 @@ export interface FileRef {
   size: number;
 }
 
+/** What counts of ended attempts at tasks of a job that costs something (see docs/prices.md): for how many `tasks` the base price, and how many `ms` of all of them together. That is what the worker reported and no more than the pool's own clock allows, for a machine that runs `slots` such tasks at once. */
+export interface Counted {
+  tasks: number;
+  ms: number;
+  /** Default: 1 */
+  slots?: number;
+}
+
 /** The attempt ended otherwise, and the tasks are not tried again. Final. */
 export interface TasksFailed {
   type: "task.failed";
@@ -172,6 +221,8 @@ export interface TasksFailed {
   reason?: string;
   /** Default: [] */
   details?: Detail[];
+  /** Default: null */
+  counted?: Counted | null;
 }
 
 /** The attempt ended otherwise; the tasks are queued again, at `not_before` (ms) when that is not 0. */
@@ -193,6 +244,8 @@ export interface TasksRetried {
   not_before?: number;
   /** Default: [] */
   details?: Detail[];
+  /** Default: null */
+  counted?: Counted | null;
 }
 
 /** The back-off of these tasks is over; they are queued. */
@@ -795,6 +848,9 @@ export type AnyEvent =
   | JobSubmitted
   | JobHeld
   | JobRunnable
+  | JobMetered
+  | JobFunded
+  | JobShort
   | JobCancelled
   | JobFinished
   | TasksLeased
