@@ -21,6 +21,7 @@ from events.worker import Capacity
 POLL_S_MAX = 60
 OUTPUT_PIECE_BYTES_MAX = 256 * 1024
 OUTPUT_PIECES_MAX = 64
+PROGRESS_TEXT_CHARS_MAX = 200
 REPORT_TASKS_MAX = 2000
 AHEAD_MAX = 255
 
@@ -168,11 +169,22 @@ class Piece(msgspec.Struct, frozen=True, gc=False):
     final: bool = False
 
 
-class Output(msgspec.Struct, frozen=True, gc=False):
-    """Pieces of several attempts' output."""
+class Progress(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """How far an attempt says that it has come, in percent (-1: it does not), and in its own words."""
+
+    lease: int
+    job: JobId
+    index: int
+    percent: int = -1
+    text: str = ""
+
+
+class Output(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """Pieces of several attempts' output, and how far some have come."""
 
     session: str
     pieces: list[Piece]
+    progress: list[Progress] = []
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False, tag="stored"):

@@ -4,13 +4,13 @@
 `TaskText`, which only the user's own pages and the worker that runs the task ever read (a `Sealed` field).
 """
 
-import posixpath
 import re
 from typing import Literal
 
 import msgspec
 
 from events.base import Digest
+from events.inputs import DIGEST, BadSpec, Input, Param, check_inputs, check_params, check_path, check_result
 from events.job import Kind, Retries
 
 COUNT_MAX = 10_000_000
@@ -27,26 +27,8 @@ SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 EACH_INPUTS_MAX = 10_000
 LABELS_MAX = 64
 NAME_CHARS_MAX = 200
-PATH_CHARS_MAX = 512
 RETRIES_MAX = 100
 NUMBER_SHOWN_MAX = 10**18
-DIGEST = re.compile(r"[0-9a-f]{64}\Z")
-
-
-class BadSpec(Exception):
-    """A submission that cannot be. `field` is a path such as `jobs[2].memory`; `detail` names limit and remedy."""
-
-    def __init__(self, field: str, detail: str) -> None:
-        super().__init__(f"{field}: {detail}")
-        self.field, self.detail = field, detail
-
-
-class Input(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
-    """A file for the task's folder: the blob `digest` at `path`; or, with `job`, every result of that job below `path`."""
-
-    path: str
-    digest: Digest = ""
-    job: str = ""
 
 
 class Each(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
@@ -55,6 +37,7 @@ class Each(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unk
     args: list[str] = []
     env: dict[str, str] = {}
     inputs: list[Input] = []
+    params: dict[str, Param] = {}
 
 
 class SecretUse(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -77,6 +60,7 @@ class TaskText(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     each: Digest = ""
     results: list[str] = []
     secrets: list[SecretUse] = []
+    params: dict[str, Param] = {}
 
 
 class RetrySpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
@@ -94,7 +78,9 @@ class RetrySpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbi
 class JobSpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """A job: `command` run `count` times. Times in seconds, memory in bytes, `cpus` may be a fraction.
 
-    Each task runs in a folder of its own, with its `inputs` in it; what it leaves at the paths in `results` is kept.
+    Each task runs in a folder of its own, with its `inputs` in it; what it leaves at the paths in `results` is kept: files,
+    folders (`out/`; `./` is all of it but the inputs) and patterns (`logs/**/*.txt`). `params` are in its environment as
+    HIVE_PARAM_NAME, and in the JSON file that HIVE_PARAMS names.
     `HIVE_JOB`, `HIVE_INDEX`, `HIVE_COUNT` and `HIVE_ATTEMPT` are in its environment. `after` names jobs that must
     succeed first: ids, or the `ref` of another job in the same request. `secrets` are put into the environment of its
     tasks on the machine that runs them, and stand nowhere else.
@@ -120,6 +106,7 @@ class JobSpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_
     results: list[str] = []
     ref: str = ""
     secrets: list[SecretUse] = []
+    params: dict[str, Param] = {}
 
 
 def _between(field: str, value: float, low: float, high: float, unit: str = "") -> None:
@@ -131,14 +118,6 @@ def _number(value: float) -> str:
     """A number as people write it, unless that is absurdly long."""
     whole = int(value) if abs(value) < NUMBER_SHOWN_MAX else None
     return f"{value:g}" if whole != value else str(whole)
-
-
-def _path(field: str, path: str) -> None:
-    if not path or len(path) > PATH_CHARS_MAX:
-        raise BadSpec(field, f"must be 1 to {PATH_CHARS_MAX} characters")
-    bad = path.startswith("/") or "\\" in path or not path.isprintable()
-    if bad or posixpath.normpath(path) != path or path.split("/", maxsplit=1)[0] in ("..", "."):
-        raise BadSpec(field, f"{path!r} must be a plain relative path inside the task's folder, without '..' or '\\'")
 
 
 def _texts(field: str, texts: list[str]) -> None:
@@ -153,23 +132,6 @@ def _env(field: str, env: dict[str, str]) -> None:
             raise BadSpec(
                 f"{field}.{name}", "names must be non-empty without '=', and nothing may hold a NUL character"
             )
-
-
-def check_inputs(field: str, inputs: list[Input], most: int) -> None:
-    """Raise BadSpec when `inputs` are more than `most`, or when one of them cannot be."""
-    if len(inputs) > most:
-        raise BadSpec(field, f"has {len(inputs)} entries; the limit is {most}: pack them into an archive")
-    seen: set[str] = set()
-    for at, file in enumerate(inputs):
-        here = f"{field}[{at}]"
-        _path(f"{here}.path", file.path)
-        if file.path in seen:
-            raise BadSpec(f"{here}.path", f"{file.path!r} is named twice; each input needs a path of its own")
-        seen.add(file.path)
-        if bool(file.digest) == bool(file.job):
-            raise BadSpec(here, "needs exactly one of digest (a blob) and job (whose results to take)")
-        if file.digest and not DIGEST.match(file.digest):
-            raise BadSpec(f"{here}.digest", "must be the SHA-256 of the blob as 64 lower-case hexadecimal digits")
 
 
 def check_spec(spec: JobSpec, field: str = "") -> None:
@@ -207,17 +169,18 @@ def _check_text(spec: JobSpec, at: str) -> None:
         if not name or "=" in name or not (name + value).isprintable():
             raise BadSpec(f"{at}labels", f"{name[:80]!r}: names must be non-empty without '=', all of it printable")
     if spec.cwd:
-        _path(f"{at}cwd", spec.cwd)
+        check_path(f"{at}cwd", spec.cwd)
     if len(spec.after) > AFTER_MAX:
         raise BadSpec(
             f"{at}after", f"has {len(spec.after)} entries; the limit is {AFTER_MAX}: wait for an array instead"
         )
     _check_secrets(spec, at)
     check_inputs(f"{at}inputs", spec.inputs, INPUTS_MAX)
+    check_params(f"{at}params", spec.params)
     if spec.each and not DIGEST.match(spec.each):
         raise BadSpec(f"{at}each", "must be the digest of an uploaded JSON list with one entry a task")
     for n, path in enumerate(spec.results):
-        _path(f"{at}results[{n}]", path)
+        check_result(f"{at}results[{n}]", path)
     if len(spec.results) > RESULTS_MAX:
         raise BadSpec(f"{at}results", f"has {len(spec.results)} entries; the limit is {RESULTS_MAX}: pack them up")
 
@@ -245,7 +208,7 @@ def text_of(spec: JobSpec) -> TaskText:
     """The part of `spec` that is sealed."""
     return TaskText(
         spec.command, spec.name, spec.labels, spec.env, spec.cwd, spec.image, spec.inputs, spec.each, spec.results,
-        spec.secrets,
+        spec.secrets, spec.params,
     )  # fmt: skip
 
 

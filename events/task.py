@@ -14,20 +14,23 @@ AttemptEnd = Literal["exit", "oom", "timeout", "lost", "cancelled", "rejected", 
 """How an attempt ended; `returned` is a worker giving back a task that it never started."""
 
 
-class FileRef(msgspec.Struct, frozen=True, gc=False):
+class FileRef(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A file that a task left: which of the job's declared results it is (users' names are sealed), its digest, and its
-    length in bytes.
+    length in bytes. With `files` it is the list of so many files (see `events.inputs.File`), `size` bytes together;
+    number `len(results)` are those that the task itself named while it ran.
     """
 
     n: int
     digest: Digest
     size: int
+    files: int = -1
 
 
 class Detail(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What one attempt used and left. Times in milliseconds, sizes in bytes; `out` is the digest of its output. Averages are
     over the whole run, 0 when not measured: `memory_avg` of what was resident, `gpu_avg` of the use of all GPUs that it
-    reserved, in thousandths.
+    reserved, in thousandths. `progress`: the last percentage that it told of (-1: none); `emitted`: the blob
+    of the structured results that it told of, a JSON list ("": none).
     """
 
     started_at: int = 0
@@ -39,6 +42,8 @@ class Detail(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     results: list[FileRef] = []
     memory_avg: int = 0
     gpu_avg: int = 0
+    progress: int = -1
+    emitted: Digest = ""
 
 
 class Counted(msgspec.Struct, frozen=True, gc=False):

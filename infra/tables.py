@@ -106,7 +106,14 @@ TASK_HISTORY = Table(
 
 RESULTS = Table(
     "results",
-    (("job", "text"), ("index", "bigint"), ("n", "bigint"), ("digest", "text"), ("size", "bigint")),
+    (
+        ("job", "text"),
+        ("index", "bigint"),
+        ("n", "bigint"),
+        ("digest", "text"),
+        ("size", "bigint"),
+        ("files", "bigint"),
+    ),
     ("job, index",),
 )
 """The files that ended tasks left."""
@@ -237,5 +244,5 @@ SELECT number, first, details::text FROM read.task_history
 WHERE job = $1 AND first = ANY($2::bigint[]) AND number = ANY($3::bigint[]) AND details IS NOT NULL"""
 
 LIST_RESULTS = """
-SELECT DISTINCT ON (index, n) index, n, digest, size FROM read.results
+SELECT DISTINCT ON (index, n) index, n, digest, size, files FROM read.results
 WHERE job = $1 AND (index, n) > ($2, $3) ORDER BY index, n LIMIT $4"""

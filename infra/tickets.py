@@ -1,8 +1,8 @@
 """Tickets: what lets a worker fetch and store the blobs of one job over HTTP, for a while and without an account.
 
 A ticket is readable by whoever holds it (worker, job, roots, expiry) and cannot be changed: HMAC-SHA256 over its
-msgpack form. Roots: a digest opens that blob, `results:<job>` the results of another job, `put` allows uploads,
-`secrets` the secrets of the job itself.
+msgpack form. Roots: a digest opens that blob, `folder:<digest>` that list of files and each of them, `results:<job>` the
+results of another job, `put` allows uploads, `secrets` the secrets of the job itself.
 """
 
 import base64
@@ -13,7 +13,7 @@ import hmac
 import msgspec
 
 from events.base import Digest, JobId, WorkerId
-from events.spec import DIGEST
+from events.inputs import DIGEST, Input
 
 ROOTS_MAX = 4096
 """Of one ticket. It travels in an HTTP header, where a digest takes 46 bytes and a job about 25. The roots of a job come
@@ -23,6 +23,7 @@ from its text, which is at most `events.spec.TEXT_BYTES_MAX` long, so a ticket s
 PUT = "put"
 SECRETS = "secrets"
 RESULTS = "results:"
+FOLDER = "folder:"
 _VERSION = 1
 _MAC_BYTES = 32
 
@@ -40,7 +41,11 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
 
     def opens(self, digest: Digest) -> bool:
         """Whether the ticket names this blob itself."""
-        return digest in self.roots
+        return digest in self.roots or FOLDER + digest in self.roots
+
+    def folders(self) -> list[Digest]:
+        """The lists of files that it opens."""
+        return [root[len(FOLDER) :] for root in self.roots if root.startswith(FOLDER)]
 
     @property
     def may_put(self) -> bool:
@@ -111,6 +116,11 @@ class Tickets:
             raise BadTicket("the ticket has expired; poll for a new one")
         roots = [digest.hex() for digest in claims.digests] + [RESULTS + job for job in claims.jobs] + claims.words
         return Ticket(claims.worker, claims.job, roots)
+
+
+def root_of(file: Input) -> str:
+    """What a task that has this input needs a ticket for."""
+    return f"{RESULTS}{file.job}" if file.job else f"{FOLDER}{file.digest}" if file.form == "folder" else file.digest
 
 
 def _is_digest(root: str) -> bool:

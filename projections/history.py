@@ -38,7 +38,7 @@ from events.worker import (
 from projections.base import number_of, pairs, position_in
 from projections.board import failed_reason, held_reason
 
-VERSION = 2
+VERSION = 3
 RUN_TASKS_MAX = 4096
 """A row covers at most so many tasks, so that the rows that cover a task are found by their first one."""
 DETAIL_TASKS_MAX = 64
@@ -260,7 +260,7 @@ def _results(rows: Rows, job: JobId, tasks: Runs, details: list[Detail]) -> None
     for first, last in pairs(tasks):
         for index in range(first, last + 1):
             for file in details[at].results if at < len(details) else ():
-                rows.results.append([job, index, file.n, clean(file.digest), file.size])
+                rows.results.append([job, index, file.n, clean(file.digest), file.size, file.files])
             at += 1
 
 

@@ -67,13 +67,16 @@ class TaskRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class ResultRow(msgspec.Struct, frozen=True, gc=False):
-    """A file that a task left: which of the job's declared results it is, and its blob."""
+    """A file that a task left: which of the job's declared results it is, and its blob; a list of so many `files` when
+    that is not -1.
+    """
 
     job: JobId
     index: int
     n: int
     digest: Digest
     size: int
+    files: int = -1
 
 
 class WorkerRow(msgspec.Struct, frozen=True, gc=False):

@@ -40,6 +40,7 @@ from services.projector import Projector
 from services.reads import Reads
 from services.version import VERSION
 from web.core import Core, Network
+from web.folders import Folders
 from web.manifests import Manifests
 from web.problems import CannotEnrol
 
@@ -183,6 +184,7 @@ def core_of(
         log=log,
         blobs=blobs,
         manifests=Manifests(blobs),
+        folders=Folders(blobs),
         references=references,
         outputs=outputs,
         keys=keys,

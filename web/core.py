@@ -22,6 +22,7 @@ from services.credentials import CredentialDesk
 from services.pool.client import PoolClient
 from services.projector import Projector
 from services.reads import Reads
+from web.folders import Folders
 from web.manifests import Manifests
 
 
@@ -58,6 +59,7 @@ class Core:
     log: Log
     blobs: Blobs
     manifests: Manifests
+    folders: Folders
     references: References
     outputs: Outputs
     keys: Keys

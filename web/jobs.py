@@ -1,8 +1,9 @@
-"""Jobs: submit, list, show, cancel, and the results they left."""
+"""Jobs: submit, list, show, cancel."""
 
 import contextlib
 import re
 import secrets
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -19,11 +20,12 @@ from infra.sealing import KeyAway, KeyDestroyed, Keys
 from projections.rows import JobRow, JobState
 from services.asking import Accepted, Outcome, RefusedAnswer, Unavailable
 from services.pool.commands import CancelJob, Submit
-from services.reads import BadCursor, JobFilter, after_of
+from services.reads import BadCursor, JobFilter
 from web import schema
 from web.blobs import unseen
 from web.caller import JOBS_READ, Caller, caller_of
 from web.core import Core
+from web.inline import stored
 from web.openapi import SubmitOperation
 from web.params import LIMIT, CoreArg, Limit, MinPosition, at_least, problems
 from web.problems import AnyRequest, Failed, bad_field, encode, failed_of, not_found
@@ -67,6 +69,7 @@ async def submit(core: CoreArg, request: AnyRequest, body: RawBody, idempotency_
         raise Failed(507, "disk-full", core.disk().why(), remedy="free some space on the hive's disk")
     check_key(idempotency_key)
     specs, place = parse(body)
+    specs = await stored(core, caller, specs)
     asked = build(specs, place, caller.user, idempotency_key, core.keys, core.limits_of(caller.user))
     await _check_jobs(core, caller, asked, place)
     await _check_secrets(core, caller, asked, place)
@@ -115,7 +118,10 @@ async def _check_blobs(core: Core, caller: Caller, asked: Request, place: Place)
         raise bad_field(field, f"{field}: there is no blob {missing[0]}", f"upload it: PUT /v1/blobs/{missing[0]}")
     for number, spec in enumerate(asked.specs):
         if spec.each:
-            await core.manifests.check(f"{place(number)}each", spec.each, spec.count)
+            await core.manifests.check(f"{place(number)}each", spec.each, spec.count, partial(unseen, core, caller))
+        for at, file in enumerate(spec.inputs):
+            if file.form == "folder":
+                await core.folders.check(f"{place(number)}inputs[{at}]", file.digest, partial(unseen, core, caller))
 
 
 async def _ask(core: Core, caller: Caller, asked: Request, place: Place) -> schema.SubmitAnswer:
@@ -216,7 +222,7 @@ def job_view(row: JobRow, keys: Keys, full: bool) -> schema.Job:
         row.failed, row.cancelled, text.name, text.labels, text.command, text.image, row.priority,
         row.cpus_milli / 1000, row.memory_bytes, row.after, row.owner, row.submitted_at, row.finished_at,
         position_text(row.position), shown.env, shown.cwd,
-        shown.inputs, shown.each, shown.results, erased, shown.secrets,
+        shown.inputs, shown.each, shown.results, erased, shown.secrets, shown.params,
     )  # fmt: skip
 
 
@@ -338,37 +344,4 @@ def done(outcome: Outcome, position: int, what: str, name: str) -> schema.Done:
     return schema.Done(outcome.existing, position_text(position))
 
 
-@get(
-    "/v1/jobs/{job:str}/results",
-    needs=JOBS_READ,
-    summary="List the files that a job left",
-    responses=problems(404),
-)
-async def list_results(
-    core: CoreArg,
-    request: AnyRequest,
-    job: FromPath[str],
-    after: Annotated[str, QueryParameter(max_length=CURSOR_CHARS_MAX, description="The `next` of a page")] = "",
-    limit: Limit = LIMIT,
-    min_position: MinPosition = "",
-) -> schema.ResultsAnswer:
-    """A page of results."""
-    await at_least(core, min_position)
-    caller = caller_of(request)
-    row = await visible(core, caller, job, "jobs:read")
-    try:
-        page = await core.reads.results(job, after_of(after), limit)
-    except BadCursor as error:
-        raise bad_field("after", str(error), status=400) from None
-    if not caller.ticket and not caller.may("jobs:read"):
-        await core.references.add(caller.user, [file.digest for file in page.rows])
-    text = text_in(row, core.keys)
-    names = text.results if text else []
-    results = [
-        schema.Result(file.index, names[file.n] if file.n < len(names) else f"result-{file.n}", file.digest, file.size)
-        for file in page.rows
-    ]
-    return schema.ResultsAnswer(results, page.next or None, position_text(page.position))
-
-
-ROUTES = [submit, list_jobs, show_job, cancel, list_results]
+ROUTES = [submit, list_jobs, show_job, cancel]

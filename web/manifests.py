@@ -4,10 +4,13 @@ It is read once, when a job with it is submitted, or when a worker's ticket rest
 """
 
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeAlias
 
 import msgspec
 
 from events.base import Digest
+from events.inputs import check_params
 from events.spec import EACH_INPUTS_MAX, BadSpec, Each, check_inputs
 from infra.blobs import BlobMismatch, BlobMissing, Blobs
 from infra.threads import in_thread
@@ -16,6 +19,9 @@ from web.problems import Failed, bad_field, of_decoding
 MANIFEST_BYTES_MAX = 256 * 1024**2
 KEPT_DIGESTS_MAX = 500_000
 """Over all manifests that are kept: about 50 MB."""
+
+Unseen: TypeAlias = Callable[[Iterable[Digest]], Awaitable[list[Digest]]]
+"""Which of these blobs are not here, as far as the caller may know: a digest is no permission."""
 
 _each_of = msgspec.json.Decoder(list[Each]).decode
 
@@ -35,13 +41,15 @@ class Manifests:
         self._kept: OrderedDict[Digest, Manifest] = OrderedDict()
         self._digests = 0
 
-    async def check(self, field: str, digest: Digest, count: int) -> None:
-        """Raise a problem about `field` unless the blob is a manifest for `count` tasks whose blobs are all here."""
+    async def check(self, field: str, digest: Digest, count: int, unseen: Unseen) -> None:
+        """Raise a problem about `field` unless the blob is a manifest for `count` tasks whose blobs all are the caller's
+        to read.
+        """
         manifest = await self._load(field, digest)
         if manifest.count != count:
             detail = f"{field}: the manifest has {manifest.count} entries, but the job has {count} tasks"
             raise bad_field(field, detail, "make both the same")
-        missing = await self._blobs.missing(sorted(name.hex() for name in manifest.names))
+        missing = await unseen(sorted(name.hex() for name in manifest.names))
         if missing:
             detail = f"{field}: {len(missing)} blobs that the manifest names are not here, the first is {missing[0]}"
             raise bad_field(field, detail, "upload them first, with PUT /v1/blobs/<digest>")
@@ -85,14 +93,16 @@ def _parse(field: str, data: bytes) -> Manifest:
         here = f"{field}:[{number}]"
         if entry.inputs:
             check_inputs(f"{here}.inputs", entry.inputs, EACH_INPUTS_MAX)
+        if entry.params:
+            check_params(f"{here}.params", entry.params)
         if any("\0" in text for text in entry.args):
             raise BadSpec(f"{here}.args", "must not contain a NUL character; remove it")
         if any(not name or "=" in name or "\0" in name + value for name, value in entry.env.items()):
             raise BadSpec(f"{here}.env", "names must be non-empty without '=', and nothing may hold a NUL character")
         for file in entry.inputs:
-            if file.job:
-                raise BadSpec(
-                    f"{here}.inputs", "name blobs only; put the results of another job into the job's own inputs"
-                )
-            names.add(bytes.fromhex(file.digest))
+            if file.job or file.data is not None or file.form == "folder":
+                remedy = "put folders, the results of other jobs and data into the job's own inputs"
+                raise BadSpec(f"{here}.inputs", f"name files and archives by their digests only; {remedy}")
+            if not file.url:
+                names.add(bytes.fromhex(file.digest))
     return Manifest(len(entries), frozenset(names))

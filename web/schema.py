@@ -9,8 +9,9 @@ import msgspec
 from msgspec import Meta
 
 from events.base import Digest
+from events.inputs import Input, Param
 from events.job import Kind
-from events.spec import Input, SecretUse
+from events.spec import SecretUse
 from events.task import AttemptEnd, Detail
 from projections.rows import JobState, TaskState, WorkerState
 
@@ -71,8 +72,8 @@ class Problem(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 class Job(msgspec.Struct, frozen=True, gc=False):
     """A job. queued + leased + running + succeeded + failed + cancelled = count; `reason`: why it is held or cancelled,
-    or what failed first. `cpus` is of each task, as is `memory`. `env`, `cwd`, `inputs`, `each`, `results` and `secrets` (names alone) are only
-    shown for a single job. `erased`: what its user typed was destroyed.
+    or what failed first. `cpus` is of each task, as is `memory`. `env`, `cwd`, `inputs`, `each`, `results`,
+    `params` and `secrets` (names alone) are only shown for a single job. `erased`: what its user typed was destroyed.
     """
 
     job: JobIdText
@@ -105,6 +106,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     results: list[str] = []
     erased: bool = False
     secrets: list[SecretUse] = []
+    params: dict[str, Param] = {}
 
 
 class JobsAnswer(msgspec.Struct, frozen=True, gc=False):
@@ -145,12 +147,13 @@ class TasksAnswer(msgspec.Struct, frozen=True, gc=False):
 
 
 class Result(msgspec.Struct, frozen=True, gc=False):
-    """A file that a task left: its path in the task's folder and its blob."""
+    """A file that a task left: its path in the task's folder and its blob. `expired`: the blob is not kept any more."""
 
     index: int
     path: str
     digest: DigestText
     size: int
+    expired: bool = False
 
 
 class ResultsAnswer(msgspec.Struct, frozen=True, gc=False):

@@ -159,7 +159,7 @@ def blobs_of(specs: list[JobSpec], place: Place) -> dict[Digest, str]:
         if spec.each:
             named.setdefault(spec.each, f"{place(number)}each")
         for at, file in enumerate(spec.inputs):
-            if file.digest:
+            if file.digest and not file.url:
                 named.setdefault(file.digest, f"{place(number)}inputs[{at}].digest")
     return named
 

@@ -12,9 +12,9 @@ from events.catalog import pool_subject
 from events.spec import TaskText
 from infra.sealing import KeyDestroyed
 from infra.tickets import PUT, SECRETS, BadTicket, Ticket
-from services.reads import after_of
 from web.core import Core
 from web.problems import Failed, unauthorized
+from web.results import results_page
 
 RESULTS_KEPT_MAX = 200_000
 """How many digests of jobs' results are remembered: about 30 MB."""
@@ -65,6 +65,9 @@ class TicketDoor:
         raise _closed(f"this ticket does not open {method} of the blob {digest[:80]}")
 
     async def _reaches(self, digest: Digest, ticket: Ticket) -> bool:
+        for folder in ticket.folders():
+            if await self._core.folders.holds(folder, digest):
+                return True
         for job in ticket.results_of():
             if await self._is_result(job, digest):
                 return True
@@ -101,11 +104,11 @@ class TicketDoor:
             return True
         cursor = ""
         while True:
-            page = await self._core.reads.results(job, after_of(cursor), RESULTS_PAGE)
-            self._keep(job, {bytes.fromhex(row.digest) for row in page.rows})
-            if any(row.digest == digest for row in page.rows):
+            page = await results_page(self._core, job, TaskText(), cursor, RESULTS_PAGE)
+            self._keep(job, {bytes.fromhex(file.digest) for file in page.results})
+            if any(file.digest == digest for file in page.results):
                 return True
-            if not (cursor := page.next):
+            if not (cursor := page.next or ""):
                 return False
 
     def _keep(self, job: JobId, digests: set[bytes]) -> None:

@@ -33,6 +33,7 @@ from worker.credential import WorkerCredential
 from worker.executors.base import require_linux
 from worker.executors.container import ContainerExecutor
 from worker.executors.process import ProcessExecutor
+from worker.fetch import Urls
 from worker.messages import Denial, Ordered, Quit, Stop
 from worker.output import SPOOL_BYTES_MAX, OutputDesk
 from worker.shell import Shell, clock
@@ -82,6 +83,7 @@ class AgentOptions(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     cache_bytes_max: int = CACHE_BYTES_MAX
     spool_bytes_max: int = SPOOL_BYTES_MAX
+    urls: Urls = "public"
 
 
 def run(options: AgentOptions) -> int:
@@ -165,7 +167,7 @@ class Agent:
         hello = Hello(usage.boot_id(), capacity, options.version, self._nonce, since_boot_ms=self._since_boot_ms)
         state = State(self.session, hello, spool.unreported)
         cache = Cache(options.state / "cache", api, options.cache_bytes_max)
-        places = place.Places(tasks_root, cache, api, self._credential.seed)
+        places = place.Places(tasks_root, cache, api, options.urls, self._credential.seed)
         stack.push_async_callback(places.close)
         shell = self._shell = Shell(state, spool, places, self._take_report, self._repoll, self._quitting)
         shell.desk = OutputDesk(spool_folder / "output", shell.on_output_settled, shell.flush, options.spool_bytes_max)

@@ -5,7 +5,9 @@ import hashlib
 import os
 import shutil
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import structlog
 
@@ -18,6 +20,8 @@ LINK_BYTES_MIN = 1024 * 1024
 READ_BYTES = 1024 * 1024
 MODE = 0o555
 """Inputs may be read, and run; not written."""
+
+Source: TypeAlias = Callable[[int], Awaitable[int]]
 
 _log = structlog.get_logger()
 
@@ -51,23 +55,43 @@ class Cache:
             self._entries[name] = _Entry(size, 0)
             self._bytes += size
 
-    async def place(self, digest: Digest, ticket: str, target: str) -> None:
-        """Put the blob at the path `target`, read-only. Raises api.Unavailable, and OSError."""
+    async def place(self, digest: Digest, ticket: str, target: str, source: Source | None = None) -> None:
+        """Put the blob at the path `target`, read-only. It comes from the platform, or from `source`, which writes it to
+        a file and says its size. Raises api.Unavailable, and OSError; and what `source` does.
+        """
         while True:
-            await self._have(digest, ticket)
+            await self._have(digest, ticket, source)
             if await self._put(digest, target):
                 return
+
+    async def open(self, digest: Digest, ticket: str, source: Source | None = None) -> int:
+        """A descriptor of the blob, verified, for reading; raises as `place` does."""
+        while True:
+            await self._have(digest, ticket, source)
+            entry = self._entries[digest]
+            try:
+                fd = os.open(self._path(digest), os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                self._forget(digest)
+                continue
+            try:
+                if await self._is_whole(digest, fd, entry):
+                    return fd
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
 
     async def read(self, digest: Digest, ticket: str) -> bytes:
         """The blob's bytes. Raises api.Unavailable."""
         while True:
-            await self._have(digest, ticket)
+            await self._have(digest, ticket, None)
             data = await asyncio.to_thread(self._path(digest).read_bytes)
             if hashlib.sha256(data).hexdigest() == digest:
                 return data
             self._forget(digest)
 
-    async def _have(self, digest: Digest, ticket: str) -> None:
+    async def _have(self, digest: Digest, ticket: str, source: Source | None) -> None:
         """Return once the blob is here. Tasks that want the same one wait for one download."""
         while digest not in self._entries:
             coming = self._coming.get(digest)
@@ -77,18 +101,18 @@ class Cache:
                 continue
             coming = self._coming[digest] = asyncio.get_running_loop().create_future()
             try:
-                await self._download(digest, ticket)
+                await self._download(digest, ticket, source)
             finally:
                 del self._coming[digest]
                 coming.set_result(None)
         self._entries.move_to_end(digest)
 
-    async def _download(self, digest: Digest, ticket: str) -> None:
+    async def _download(self, digest: Digest, ticket: str, source: Source | None) -> None:
         self._names += 1
         partial = self._folder / f"{os.getpid()}.{self._names}.part"
         fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            size = await self._api.download(digest, ticket, fd)
+            size = await (source(fd) if source else self._api.download(digest, ticket, fd))
             os.fchmod(fd, MODE)
             os.rename(partial, self._path(digest))
             self._entries[digest] = _Entry(size, os.fstat(fd).st_mtime_ns)
@@ -127,17 +151,23 @@ class Cache:
         try:
             if entry.size < LINK_BYTES_MIN:
                 return self._copy_small(digest, fd, target)
-            stat = os.fstat(fd)
-            if stat.st_mtime_ns != entry.mtime or stat.st_size != entry.size:
-                if await asyncio.to_thread(_digest, fd) != digest:
-                    _log.warning("worker.cache_damaged", digest=digest)
-                    self._forget(digest)
-                    return False
-                entry.mtime = stat.st_mtime_ns
+            if not await self._is_whole(digest, fd, entry):
+                return False
             await asyncio.to_thread(_link_or_copy, str(path), fd, target)
             return True
         finally:
             os.close(fd)
+
+    async def _is_whole(self, digest: Digest, fd: int, entry: _Entry) -> bool:
+        """Whether the open file is what it should be; forgotten when it is not."""
+        stat = os.fstat(fd)
+        if stat.st_mtime_ns != entry.mtime or stat.st_size != entry.size:
+            if await asyncio.to_thread(_digest, fd) != digest:
+                _log.warning("worker.cache_damaged", digest=digest)
+                self._forget(digest)
+                return False
+            entry.mtime = stat.st_mtime_ns
+        return True
 
     def _copy_small(self, digest: Digest, fd: int, target: str) -> bool:
         data = os.pread(fd, LINK_BYTES_MIN, 0)

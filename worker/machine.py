@@ -182,7 +182,8 @@ def _start(state: State, now: int) -> None:
 
 def needs_preparing(order: Run) -> bool:
     """Whether a task of this order is not running as soon as it is started."""
-    return bool(order.kind != "process" or order.text.inputs or order.text.each or order.text.secrets)
+    text = order.text
+    return bool(order.kind != "process" or text.inputs or text.each or text.secrets or text.params)
 
 
 def _began(state: State, stimulus: Began) -> None:

@@ -14,13 +14,15 @@ import structlog
 
 from events.base import Digest, JobId
 from events.protocol import OpenSecrets, Run
-from events.spec import Each, Input
+from events.spec import Each
 from events.task import FileRef
 from events.units import size_text
 from infra.sealed_box import NotForUs, open_with
 from worker.api import Api, Unavailable
 from worker.cache import Cache
 from worker.executors.base import Rejected
+from worker.fetch import Fetcher, Urls
+from worker.inputs import Filler
 from worker.state import Key
 
 EACH_JOBS_MAX = 8
@@ -42,14 +44,12 @@ class NotWritten(Exception):
     """A declared result is not there, or is not a file that can be taken."""
 
 
-class _LeadsOut(Exception):
-    """A path that does not stay inside its folder."""
-
-
 class Places:
     """Task folders below `root`. `seed` tells that of the worker's present key, which secrets are sealed to."""
 
-    def __init__(self, root: str, cache: Cache, api: Api, seed: Callable[[], str]) -> None:
+    def __init__(self, root: str, cache: Cache, api: Api, urls: Urls, seed: Callable[[], str]) -> None:
+        self._fetcher = Fetcher(urls)
+        self._filler = Filler(cache, api, self._fetcher)
         self._root, self._cache, self._api, self._seed = root, cache, api, seed
         self._each: OrderedDict[tuple[JobId, Digest], list[msgspec.Raw]] = OrderedDict()
         self._removing: set[asyncio.Future[None]] = set()
@@ -95,7 +95,8 @@ class Places:
         removing.add_done_callback(self._removing.discard)
 
     async def close(self) -> None:
-        """Wait until nothing is being removed."""
+        """Let go, once nothing is being removed any more."""
+        await self._fetcher.close()
         await asyncio.gather(*self._removing, return_exceptions=True)
 
     async def each(self, order: Run, index: int) -> Each:
@@ -120,28 +121,9 @@ class Places:
         except msgspec.DecodeError as error:
             raise Rejected(f"the list `each` has no usable entry {index}: {error}") from None
 
-    async def fill(self, order: Run, folder: str, own: list[Input]) -> None:
-        """Put the job's inputs and the task's own into the folder. Raises Rejected."""
-        for file in order.text.inputs:
-            await self._fetch(order, folder, file, f"input {file.path!r}")
-        for n, file in enumerate(own):
-            # Its path is in the blob, where masking (events.masking) cannot know it.
-            await self._fetch(order, folder, file, f"the task's own input {n}")
-
-    async def _fetch(self, order: Run, folder: str, file: Input, named: str) -> None:
-        try:
-            if not file.job:
-                await self._cache.place(file.digest, order.ticket, _target(folder, file.path))
-                return
-            for result in await self._api.results(file.job, order.ticket, order.position):
-                target = _target(folder, f"{file.path}/{result.index}/{result.path}")
-                await self._cache.place(result.digest, order.ticket, target)
-        except _LeadsOut:
-            raise Rejected(f"{named} does not lie inside the task's folder") from None
-        except Unavailable as error:
-            raise Rejected(f"{named} could not be fetched: {error}") from None
-        except OSError as error:
-            raise Rejected(f"{named} could not be placed: {error.strerror}") from None
+    async def fill(self, order: Run, folder: str, own: Each) -> None:
+        """Put every input and the parameters of the task into its folder. Raises Rejected."""
+        await self._filler.fill(order, folder, own)
 
     async def secrets(self, order: Run, index: int) -> dict[str, str]:
         """The secrets that the task asked for, by variable; opened here, and kept nowhere. Raises Rejected."""
@@ -176,16 +158,6 @@ class Places:
                 raise NotWritten(f"{limit}; pack them into an archive")
             found.append(FileRef(n, digest, length))
         return found
-
-
-def _target(folder: str, path: str) -> str:
-    """Where an input goes, its parent folders made. Raises _LeadsOut."""
-    parts = path.split("/")
-    if path.startswith("/") or any(part in ("", ".", "..") or "\0" in part for part in parts):
-        raise _LeadsOut
-    # Nothing but this module has written here yet, so no part can be a link that leads out.
-    os.makedirs(f"{folder}/{'/'.join(parts[:-1])}", FOLDER_MODE, exist_ok=True)
-    return f"{folder}/{path}"
 
 
 def open_inside(folder: str, path: str) -> int:

@@ -12,8 +12,9 @@ from events.protocol import Report, Run
 from events.task import AttemptEnd, Detail, FileRef
 from worker import machine
 from worker.api import Unavailable
-from worker.executors.base import GRACE_S, Executor, Launch, Ran, Rejected
+from worker.executors.base import GRACE_S, Executor, Launch, Ran, Rejected, home_of
 from worker.executors.process import ProcessExecutor
+from worker.inputs import environment
 from worker.messages import (
     Answered,
     Began,
@@ -187,9 +188,10 @@ class Shell:
         try:
             own = await self._places.each(order, index)
             folder = self._places.make(key)
-            await self._places.fill(order, folder, own.inputs)
+            await self._places.fill(order, folder, own)
             secrets = await self._places.secrets(order, index)
-            launch = Launch(order, index, folder, [*order.text.command, *own.args], {**own.env, **secrets})
+            params = environment(order, own, home_of(order, folder))
+            launch = Launch(order, index, folder, [*order.text.command, *own.args], {**own.env, **params, **secrets})
             executor = self.executors.get(order.kind)
             if executor is None:
                 raise Rejected(f"this machine runs no tasks of kind {order.kind!r}")

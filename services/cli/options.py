@@ -1,11 +1,13 @@
 """What people type as values of options: sizes, durations, pairs. Pure; the errors name the accepted forms."""
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import click
 
+from events.inputs import DIGEST, PARAM_NAME, Input, Param, why_no_url
 from events.spec import RetrySpec
 
 T = TypeVar("T")
@@ -17,6 +19,10 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\Z", re.IGNORECASE)
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+\Z")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _ENV_NAME = re.compile(r"[^=\0]+\Z")
+PARAM_TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool, "text": str}
+PARAM_SUCH_AS = {"int": "3", "float": "0.1", "bool": "true"}
+WHOLE_DIGITS = 19
+"""A longer whole number may not fit into 64 bits; it is text."""
 RETRY_CAUSES = RetrySpec.__struct_fields__[:-1]
 
 
@@ -62,6 +68,67 @@ def parse_input(text: str) -> tuple[str, str]:
     return path, name or path.rstrip("/").rsplit("/", 1)[-1]
 
 
+def parse_unpack(text: str) -> tuple[str, str]:
+    """Local path of an archive and the folder it is unpacked in, from PATH or PATH=FOLDER. Raises ValueError."""
+    path, equals, name = text.partition("=")
+    if not path or (equals and not name):
+        raise ValueError(f"{text!r} is not PATH or PATH=FOLDER, such as data.zip=data")
+    return path, name.rstrip("/") or "."
+
+
+def parse_fetch(text: str) -> Input:
+    """An input from NAME=URL#SHA256; NAME/ unpacks it there. Raises ValueError."""
+    name, equals, where = text.partition("=")
+    url, mark, digest = where.rpartition("#")
+    digest = digest.removeprefix("sha256=").lower()
+    if not (name and equals and mark and DIGEST.match(digest)):
+        raise ValueError(f"{text[:200]!r} is not NAME=URL#SHA256; `curl -L URL | sha256sum` tells the digest")
+    if why := why_no_url(url):
+        raise ValueError(f"{url[:200]!r} {why}")
+    if name.endswith("/"):
+        return Input(name.rstrip("/") or ".", digest, form="archive", url=url)
+    return Input(name, digest, url=url)
+
+
+def parse_from(text: str) -> tuple[str, str]:
+    """A job and the folder for its results, from JOB or JOB=FOLDER. Raises ValueError."""
+    job, equals, name = text.partition("=")
+    if not job or (equals and not name):
+        raise ValueError(f"{text!r} is not JOB or JOB=FOLDER, such as jq3v5mnbd2krw7aef=parts")
+    return job, name.rstrip("/") or job
+
+
+def parse_param(text: str) -> tuple[str, Param]:
+    """Name and value of NAME=VALUE or NAME:TYPE=VALUE. Without a type numbers, true and false are what they look like,
+    all else is text. Raises ValueError.
+    """
+    name, equals, value = text.partition("=")
+    name, colon, kind = name.partition(":")
+    if not equals or not PARAM_NAME.match(name) or (colon and kind not in PARAM_TYPES):
+        raise ValueError(f"{text!r} is not NAME=VALUE or NAME:TYPE=VALUE; types are {', '.join(PARAM_TYPES)}")
+    if kind == "text":
+        return name, value
+    found = _scalar(value)
+    if not kind:
+        return name, found
+    wanted = PARAM_TYPES[kind]
+    if kind == "float" and isinstance(found, int) and not isinstance(found, bool):
+        found = float(found)
+    if type(found) is not wanted:
+        raise ValueError(f"{value!r} is no {kind}, such as {PARAM_SUCH_AS[kind]}")
+    return name, found
+
+
+def _scalar(value: str) -> Param:
+    if value in ("true", "false"):
+        return value == "true"
+    if re.fullmatch(r"[+-]?\d+", value) and len(value) < WHOLE_DIGITS:
+        return int(value)
+    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value) and math.isfinite(float(value)):
+        return float(value)
+    return value
+
+
 def parse_retry(text: str) -> tuple[str, int]:
     """Cause and number of CAUSE=N. Raises ValueError."""
     cause, _, number = text.partition("=")
@@ -97,5 +164,9 @@ SIZE = Parsed("SIZE", parse_size)
 DURATION = Parsed("DURATION", parse_duration)
 PAIR = Parsed("NAME=VALUE", parse_pair)
 SECRET = Parsed("[VAR=]NAME", parse_secret)
+UNPACK = Parsed("PATH[=FOLDER]", parse_unpack)
+FETCH = Parsed("NAME=URL#SHA256", parse_fetch)
+FROM = Parsed("JOB[=FOLDER]", parse_from)
+PARAM = Parsed("NAME[:TYPE]=VALUE", parse_param)
 INPUT = Parsed("PATH[=NAME]", parse_input)
 RETRY = Parsed("CAUSE=N", parse_retry)

@@ -1,24 +1,21 @@
 """`submit`: hand in a job; with --wait, stay until it has ended."""
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from events.spec import BadSpec, Input, JobSpec, SecretUse, check_spec
-from events.units import size_text
-from services.cli import format, hints, options
+from services.cli import hints, inputs, options
 from services.cli.context import Context, command
 from services.cli.failure import Exit, Failure
 from services.cli.find import find_job
-from services.cli.options import DURATION, INPUT, PAIR, RETRY, SECRET, SIZE
+from services.cli.inputs import upload
+from services.cli.options import DURATION, FETCH, FROM, INPUT, PAIR, PARAM, RETRY, SECRET, SIZE, UNPACK
 from services.cli.wait import wait
 
 if TYPE_CHECKING:
-    from web.client import AsyncHive
-
-UPLOADS_MAX = 8
+    pass
 
 
 @command("submit", context_settings={"allow_interspersed_args": False})
@@ -41,10 +38,18 @@ UPLOADS_MAX = 8
 @click.option("--label", type=PAIR, multiple=True, metavar="K=V", help="To find the job by; repeatable.")
 @click.option("--cwd", default="", metavar="DIR", help="Folder to run in, below the task's own folder.")
 @click.option("--after", multiple=True, metavar="JOB", help="Run only when this job has succeeded; repeatable.")
+@click.option("--param", "params", type=PARAM, multiple=True, help="A parameter, such as lr=0.1 or tag:text=7.")
+@click.option("--input", "inputs", type=INPUT, multiple=True, help="Upload a file or folder for the tasks.")
+@click.option("--unpack", type=UNPACK, multiple=True, help="Upload an archive, which is unpacked for the tasks.")
+@click.option("--fetch", type=FETCH, multiple=True, help="Workers fetch this; NAME/ unpacks it there.")
+@click.option("--from", "from_", type=FROM, multiple=True, help="Wait for this job, and take its results.")
 @click.option(
-    "--input", "inputs", type=INPUT, multiple=True, metavar="PATH[=NAME]", help="Upload a file for the tasks."
+    "--result",
+    "results",
+    multiple=True,
+    metavar="PATH",
+    help="Keep this file, folder (out/; ./ is all but the inputs) or pattern (logs/**/*.txt); repeatable.",
 )
-@click.option("--result", "results", multiple=True, metavar="PATH", help="Keep what a task leaves here; repeatable.")
 @click.option("--image", default="", help="Run in a container of this image, where a worker has an engine.")
 @click.option(
     "--retries", type=int, default=None, metavar="N", help="Tries after a task failed by itself: exit, oom or timeout."
@@ -64,15 +69,15 @@ def submit(context: Context, words: tuple[str, ...], waits: bool, idempotency_ke
       hivectl submit --wait -- echo hello
       hivectl submit --count 100 --cpus 0.5 -- python3 -c 'import os; print(os.environ["HIVE_INDEX"])'
       hivectl submit --input data.csv --result out.csv -- sh -c 'sort data.csv > out.csv'
+      hivectl submit --input src --param lr=0.1 --result out/ -- python3 src/train.py
     """
     return asyncio.run(_submit(context, words, waits, idempotency_key, asked))
 
 
 async def _submit(context: Context, words: tuple[str, ...], waits: bool, key: str, asked: dict[str, Any]) -> int:
-    spec = spec_of(words, asked)
-    _check(spec)
+    _check(spec_of(words, asked, inputs.planned(asked)))
     async with context.client() as hive:
-        files = await _upload(context, hive, asked["inputs"])
+        files = await upload(context, hive, asked)
         after = [await find_job(hive, prefix) for prefix in asked["after"]]
         spec = spec_of(words, asked, files, after)
         _check(spec)
@@ -109,13 +114,14 @@ def spec_of(
         retries=options.retries(asked["retries"], asked["retry"]),
         after=after or [],
         inputs=files or [],
+        params=dict(asked["params"]),
         results=list(asked["results"]),
         secrets=[SecretUse(name, variable) for variable, name in asked["secrets"]],
     )
 
 
 _OPTION_OF = {"command": "COMMAND", "env": "--env", "labels": "--label", "inputs": "--input", "results": "--result",
-              "secrets": "--secret"}  # fmt: skip
+              "secrets": "--secret", "params": "--param"}  # fmt: skip
 
 
 def _check(spec: JobSpec) -> None:
@@ -129,25 +135,6 @@ def _check(spec: JobSpec) -> None:
         option = _OPTION_OF.get(head, "--" + head.replace("_", "-"))
         joined = " " if error.detail.startswith(("is ", "has ", "must ", "needs ")) else ": "
         raise Failure(f"{option}{joined}{error.detail}", "hivectl submit --help", Exit.USAGE) from error
-
-
-async def _upload(context: Context, hive: "AsyncHive", inputs: tuple[tuple[str, str], ...]) -> list[Input]:
-    """Upload the files, a few at a time."""
-    for path, _ in inputs:
-        if not Path(path).is_file():
-            raise Failure(f"--input: {path} is not a file", "name an existing file, PATH or PATH=NAME", Exit.USAGE)
-    turn = asyncio.Semaphore(UPLOADS_MAX)
-
-    async def one(path: str, name: str) -> Input:
-        async with turn:
-            stored = await hive.upload(Path(path))
-        return Input(name, digest=stored.digest)
-
-    files = await asyncio.gather(*(one(path, name) for path, name in inputs))
-    if files:
-        sizes = sum(Path(path).stat().st_size for path, _ in inputs)
-        context.output.note(f"uploaded {format.count(len(files), 'file')}, {size_text(sizes)}")
-    return list(files)
 
 
 COMMANDS = {"submit": submit}

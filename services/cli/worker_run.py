@@ -20,6 +20,7 @@ from services.cli.options import SIZE
 from web.schema import EnrolAnswer
 
 if TYPE_CHECKING:
+    from worker.fetch import Urls
     from worker.identity import Identity
 
 TOKEN_ENV = "HIVE_TOKEN"
@@ -43,6 +44,13 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--memory", type=SIZE, help="Memory to offer, such as 8GiB [nearly all]."),
         click.option("--cpus", type=click.FloatRange(0.001), help="CPUs to offer [all]."),
         click.option("--state", type=folder, help="Folder for its key, cache and spool."),
+        click.option(
+            "--urls",
+            type=click.Choice(("none", "public", "any")),
+            default="public",
+            show_default=True,
+            help="What jobs may have it fetch: nothing, what is on the public internet, or all that it can reach.",
+        ),
         click.option("--name", default=socket.gethostname, show_default="this machine's name", help="For people."),
     ):
         function = option(function)
@@ -51,7 +59,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @command("run", listing=False)
 @_options
-def run(context: Context, name: str, state: Path | None, cpus: float | None, memory: int | None) -> int:
+def run(context: Context, name: str, state: Path | None, cpus: float | None, memory: int | None, urls: "Urls") -> int:
     """Run a worker here until Ctrl-C.
 
     Ctrl-C once finishes what runs, twice stops now. The worker makes a key of its own in its state folder, and enrols
@@ -59,7 +67,7 @@ def run(context: Context, name: str, state: Path | None, cpus: float | None, mem
     """
     folder, me = _prepare(context, name, state)
     enrolled = asyncio.run(_enrol(context, folder, me.public_key, name))
-    return _work(context, folder, me, enrolled, name, cpus, memory)
+    return _work(context, folder, me, enrolled, name, cpus, memory, urls)
 
 
 @command("join", listing=False)
@@ -74,6 +82,7 @@ def join(
     state: Path | None,
     cpus: float | None,
     memory: int | None,
+    urls: "Urls",
 ) -> int:
     """Bring this machine into the hive at URL with an enrolment TOKEN, and run a worker here until Ctrl-C.
 
@@ -90,7 +99,7 @@ def join(
     folder, me = _prepare(context, name, state)
     given = token or os.environ.pop(TOKEN_ENV, "")
     enrolled = asyncio.run(_join(folder, me, url, pin, given, name))
-    return _work(context, folder, me, enrolled, name, cpus, memory)
+    return _work(context, folder, me, enrolled, name, cpus, memory, urls)
 
 
 @command("rekey")
@@ -171,6 +180,7 @@ def _work(
     name: str,
     cpus: float | None,
     memory: int | None,
+    urls: "Urls",
 ) -> int:
     from services.version import VERSION
     from worker import agent, identity
@@ -190,6 +200,7 @@ def _work(
         seed=me.seed_path,
         cpus=cpus or 0.0,
         memory_bytes=memory or 0,
+        urls=urls,
         version=VERSION,
     )
     try:

@@ -13,7 +13,7 @@ from events.catalog import position_text
 from events.protocol import Cancel, Drain, Order, Run
 from events.spec import TaskText
 from infra.sealing import KeyAway, KeyDestroyed, SealBroken
-from infra.tickets import PUT, SECRETS, Tickets
+from infra.tickets import PUT, SECRETS, Tickets, root_of
 from services.pool.state import Job, Lease, Pool
 
 TEXTS_KEPT = 4096
@@ -86,10 +86,10 @@ class OrderBook:
         if tasks is None:
             tasks = runs_of(sorted(index for index, holder in job.active.items() if holder == lease.number))
         ticket = ""
-        if text.inputs or text.each or text.results or text.secrets:
-            roots = [file.digest or f"results:{file.job}" for file in text.inputs]
-            roots += ([text.each] if text.each else []) + ([PUT] if text.results else [])
-            roots += [SECRETS] if text.secrets else []
+        if job.kind != "noop":
+            # Also without declared results a task may name files while it runs.
+            roots = [PUT, *(root_of(file) for file in text.inputs if not file.url)]
+            roots += ([text.each] if text.each else []) + ([SECRETS] if text.secrets else [])
             ticket = self._tickets.issue(lease.worker, job.id, roots, now + TICKET_MS)
         return Run(
             lease.number,

@@ -57,7 +57,7 @@ def test_details_are_cut_with_their_tasks() -> None:
 def test_results_are_those_of_attempts_that_count() -> None:
     detail = Detail(results=[FileRef(0, "1" * 64, 7)])
     rows = given(TasksRetried(J, [0, 0], 1, "w", details=[detail]), TasksFinished(J, [0, 0], 2, "w", 2, [detail]))
-    assert rows.results == [[J, 0, 0, "1" * 64, 7]]
+    assert rows.results == [[J, 0, 0, "1" * 64, 7, -1]]
 
 
 def test_a_job_that_is_submitted_and_ends_in_one_batch_is_one_row() -> None:

@@ -13,7 +13,7 @@ from infra.folder import Folder
 from infra.tls import Trust
 from projections.rows import TaskState
 from web import schema
-from web.client import address, batch, codec, files, streams
+from web.client import address, batch, codec, files, folders, streams
 from web.client.access import AsyncAccess
 from web.client.errors import JobFailed, Refused
 from web.client.fields import (
@@ -126,10 +126,15 @@ class AsyncHive:
 
     async def _inputs(self, sources: Mapping[str, Source]) -> list[Input]:
         local = {path: source for path, source in sources.items() if isinstance(source, (Path, bytes))}
-        stored = dict(zip(local, await self.upload_many(list(local.values())), strict=True))
+        whole = {path: source for path, source in local.items() if isinstance(source, Path) and source.is_dir()}
+        single = {path: source for path, source in local.items() if path not in whole}
+        stored = dict(zip(single, await self.upload_many(list(single.values())), strict=True))
+        folders_of = {path: (await folders.upload(self._http, source)).digest for path, source in whole.items()}
         return [
             Input(path, stored[path].digest)
             if path in stored
+            else Input(path, folders_of[path], form="folder")
+            if path in folders_of
             else Input(path, job=source.job)
             if isinstance(source, Job)
             else Input(path, str(source))
@@ -241,6 +246,10 @@ class AsyncHive:
     async def upload_many(self, sources: Iterable[Path | str | bytes]) -> list[schema.BlobAnswer]:
         """Store files (paths) and bytes, some at a time; see `upload`."""
         return await files.upload(self._http, [Path(one) if isinstance(one, str) else one for one in sources])
+
+    async def upload_folder(self, folder: Path | str) -> folders.Stored:
+        """Store a folder: its files, and the list of them, whose digest makes an Input with the form `folder`."""
+        return await folders.upload(self._http, Path(folder))
 
     async def missing(self, digests: Iterable[Digest]) -> list[Digest]:
         """Which of these blobs the hive does not have."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from events.base import Digest
+from events.inputs import Param
 from events.job import Kind
 from events.spec import Each, Input, JobSpec, RetrySpec
 from projections.rows import JobState
@@ -17,7 +18,7 @@ from web.client.types import AnyJob, Job, id_of
 Command: TypeAlias = str | Sequence[str]
 """Words, or one text that is split as a shell would split it; no shell runs it."""
 Source: TypeAlias = Path | bytes | Digest | Job
-"""What an input is made of: a file, bytes, a blob that is there, or all results of a job."""
+"""What an input is made of: a file or folder, bytes, a blob that is there, or all results of a job."""
 Item: TypeAlias = str | int | float | Sequence[str] | Each
 """What one task of `map` has of its own: one argument after the command's, several, or an Each."""
 Stream: TypeAlias = Literal["both", "stdout", "stderr"]
@@ -43,6 +44,7 @@ class Fields(TypedDict, total=False):
     inputs: Sequence[Input] | Mapping[str, Source]
     each: Digest
     results: list[str]
+    params: Mapping[str, Param]
     ref: str
 
 
@@ -113,6 +115,8 @@ def spec_of(command: Command, fields: Fields, inputs: list[Input] | None) -> Job
         more["after"] = [id_of(job) for job in more["after"]]
     if inputs is not None:
         more["inputs"] = inputs
+    if "params" in more:
+        more["params"] = dict(more["params"])
     return JobSpec(shlex.split(command) if isinstance(command, str) else [*command], **more)
 
 

@@ -13,6 +13,7 @@ from projections.rows import TaskState
 from web import schema
 from web.client.async_client import AsyncHive
 from web.client.fields import Command, EventsWanted, Fields, Item, JobsWanted, Stream
+from web.client.folders import Stored
 from web.client.http import TRY_S_MAX
 from web.client.types import AnyJob, Job, JobResult, Piece
 
@@ -155,6 +156,10 @@ class Hive:
     def upload(self, source: Path | str | bytes) -> schema.BlobAnswer:
         """Store a file (a path) or bytes; what the hive has already is not sent again."""
         return self._do(self._hive.upload(source))
+
+    def upload_folder(self, folder: Path | str) -> Stored:
+        """Store a folder; see AsyncHive.upload_folder."""
+        return self._do(self._hive.upload_folder(folder))
 
     def upload_many(self, sources: Iterable[Path | str | bytes]) -> list[schema.BlobAnswer]:
         """Store files (paths) and bytes, some at a time; see `upload`."""

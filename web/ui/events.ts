@@ -167,7 +167,7 @@ export interface TasksFinished {
   counted?: Counted | null;
 }
 
-/** What one attempt used and left. Times in milliseconds, sizes in bytes; `out` is the digest of its output. Averages are over the whole run, 0 when not measured: `memory_avg` of what was resident, `gpu_avg` of the use of all GPUs that it reserved, in thousandths. */
+/** What one attempt used and left. Times in milliseconds, sizes in bytes; `out` is the digest of its output. Averages are over the whole run, 0 when not measured: `memory_avg` of what was resident, `gpu_avg` of the use of all GPUs that it reserved, in thousandths. `progress`: the last percentage that it told of (-1: none); `emitted`: the blob of the structured results that it told of, a JSON list ("": none). */
 export interface Detail {
   /** Default: 0 */
   started_at?: number;
@@ -187,13 +187,19 @@ export interface Detail {
   memory_avg?: number;
   /** Default: 0 */
   gpu_avg?: number;
+  /** Default: -1 */
+  progress?: number;
+  /** Default: "" */
+  emitted?: string;
 }
 
-/** A file that a task left: which of the job's declared results it is (users' names are sealed), its digest, and its length in bytes. */
+/** A file that a task left: which of the job's declared results it is (users' names are sealed), its digest, and its length in bytes. With `files` it is the list of so many files (see `events.inputs.File`), `size` bytes together; number `len(results)` are those that the task itself named while it ran. */
 export interface FileRef {
   n: number;
   digest: string;
   size: number;
+  /** Default: -1 */
+  files?: number;
 }
 
 /** What counts of ended attempts at tasks of a job that costs something (see docs/prices.md): for how many `tasks` the base price, and how many `ms` of all of them together. That is what the worker reported and no more than the pool's own clock allows, for a machine that runs `slots` such tasks at once. */

@@ -17,6 +17,10 @@ GRACE_S = 5.0
 STDERR = 2
 
 
+CONTAINER_HOME = "/work"
+"""Where a container sees its task's folder."""
+
+
 class Rejected(Exception):
     """The task cannot be started as it was asked for; the text says why."""
 
@@ -28,6 +32,11 @@ class Launch:
 
     def __init__(self, order: Run, index: int, folder: str, args: list[str], env: dict[str, str]) -> None:
         self.order, self.index, self.folder, self.args, self.env = order, index, folder, args, env
+
+
+def home_of(order: Run, folder: str) -> str:
+    """The task's folder, as the task sees it."""
+    return CONTAINER_HOME if order.kind == "container" else folder
 
 
 class Ran:

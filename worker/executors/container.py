@@ -15,10 +15,10 @@ from events.protocol import Run
 from events.task import AttemptEnd
 from infra.engine import Attached, Engine, EngineError
 from worker import tree
+from worker.executors.base import CONTAINER_HOME as HOME
 from worker.executors.base import GRACE_S, Launch, Ran, Rejected, over_limit
 from worker.state import Key
 
-HOME = "/work"
 PIDS_MAX = 1024
 TMP_OPTIONS = "rw,nosuid,nodev,size=64m"
 MEMORY_MIN = 6 * 1024 * 1024
