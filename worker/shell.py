@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
 import structlog
 
 from events.protocol import Report, Run
@@ -65,7 +66,7 @@ class Settling:
 
 def detail_of(ran: Ran) -> Detail:
     """What the attempt used."""
-    return Detail(ran.started_at, ran.wall_ms, ran.cpu_ms, ran.memory_peak)
+    return Detail(ran.started_at, ran.wall_ms, ran.cpu_ms, ran.memory_peak, memory_avg=ran.memory_avg)
 
 
 class Shell:
@@ -253,10 +254,7 @@ class Shell:
         """An ended attempt's output is safe, or nobody wants it."""
         settling = self._settling[key]
         settling.output = False
-        detail = settling.detail
-        settling.detail = Detail(
-            detail.started_at, detail.wall_ms, detail.cpu_ms, detail.memory_peak, size, digest, detail.results
-        )
+        settling.detail = msgspec.structs.replace(settling.detail, out_size=size, out=digest)
         if lost:
             self._output_lost(settling.ran, lost)
         self._check(key)
@@ -279,10 +277,7 @@ class Shell:
             self._output_lost(ran, f"its results could not be stored: {error}")
         finally:
             self._places.remove(ran.key)
-        detail = settling.detail
-        settling.detail = Detail(
-            detail.started_at, detail.wall_ms, detail.cpu_ms, detail.memory_peak, detail.out_size, detail.out, found
-        )
+        settling.detail = msgspec.structs.replace(settling.detail, results=found)
         settling.results = None
         self._check(ran.key)
         self.flush()

@@ -127,6 +127,7 @@ class TestLimits:
             await at_work.pool.ended(at_work.pool.run([0, 0], TaskText(command=["python3", "-c", work])))
         ).details
         assert detail.memory_peak > 250_000_000
+        assert 50_000_000 < detail.memory_avg <= detail.memory_peak
         assert 100 < detail.cpu_ms <= detail.wall_ms * 1.5
 
 

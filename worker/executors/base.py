@@ -42,13 +42,24 @@ def home_of(order: Run, folder: str) -> str:
 class Ran:
     """How an attempt's processes ended. Times in ms, memory in bytes (0: too short to be measured)."""
 
-    __slots__ = ("code", "cpu_ms", "end", "key", "memory_peak", "order", "reason", "started_at", "wall_ms")
+    __slots__ = (
+        "code",
+        "cpu_ms",
+        "end",
+        "key",
+        "memory_avg",
+        "memory_peak",
+        "order",
+        "reason",
+        "started_at",
+        "wall_ms",
+    )
 
     def __init__(self, order: Run, index: int, end: AttemptEnd, code: int = 0, reason: str = "") -> None:
         self.order, self.key = order, (order.number, index)
         self.end: AttemptEnd = end
         self.code, self.reason = code, reason
-        self.started_at = self.wall_ms = self.cpu_ms = self.memory_peak = 0
+        self.started_at = self.wall_ms = self.cpu_ms = self.memory_peak = self.memory_avg = 0
 
 
 class Executor(Protocol):

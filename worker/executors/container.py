@@ -17,6 +17,7 @@ from infra.engine import Attached, Engine, EngineError
 from worker import tree
 from worker.executors.base import CONTAINER_HOME as HOME
 from worker.executors.base import GRACE_S, Launch, Ran, Rejected, over_limit
+from worker.executors.mean import Mean
 from worker.state import Key
 
 PIDS_MAX = 1024
@@ -36,11 +37,12 @@ _log = structlog.get_logger()
 class _Container:
     """A running container."""
 
-    __slots__ = ("began", "cpu_ms", "end", "id", "order", "peak", "reason", "started_at", "timers")
+    __slots__ = ("began", "cpu_ms", "end", "id", "memory", "order", "peak", "reason", "started_at", "timers")
 
     def __init__(self, order: Run, container: str) -> None:
         self.order, self.id = order, container
         self.began = time.monotonic()
+        self.memory = Mean(self.began)
         self.started_at = time.time_ns() // 1_000_000
         self.end: AttemptEnd | None = None
         self.reason = ""
@@ -190,8 +192,9 @@ class ContainerExecutor:
             await attached.close()
         await self._remove(found.id)
         self.running.pop(key, None)
-        ran.started_at, ran.wall_ms = found.started_at, round((time.monotonic() - found.began) * 1000)
-        ran.cpu_ms, ran.memory_peak = found.cpu_ms, found.peak
+        now = time.monotonic()
+        ran.started_at, ran.wall_ms = found.started_at, round((now - found.began) * 1000)
+        ran.cpu_ms, ran.memory_peak, ran.memory_avg = found.cpu_ms, found.peak, found.memory.over(now)
         self._on_ended(ran)
         self._on_batch()
 
@@ -202,6 +205,7 @@ class ContainerExecutor:
                 used = await self._engine.used(found.id)
                 found.cpu_ms = max(found.cpu_ms, used.cpu_ms)
                 found.peak = max(found.peak, used.memory)
+                found.memory.saw(used.memory, time.monotonic())
             await asyncio.sleep(LOOK_S)
 
     async def _remove(self, container: str) -> None:

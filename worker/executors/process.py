@@ -18,6 +18,7 @@ from events.protocol import Run
 from events.task import AttemptEnd
 from worker import tree
 from worker.executors.base import GRACE_S, Launch, Ran, Rejected, keep_to_ourselves, over_limit, why_not
+from worker.executors.mean import Mean
 from worker.orphans import Orphans
 from worker.state import Key
 
@@ -48,6 +49,7 @@ class Process:
         "key",
         "limit",
         "looks_at",
+        "memory",
         "order",
         "peak",
         "pid",
@@ -63,6 +65,7 @@ class Process:
         self.started_at = time.time_ns() // 1_000_000
         self.watched = False
         self.peak = 0
+        self.memory = Mean(began)
         self.looks_at = began + YOUNG_S
         self.end: AttemptEnd | None = None
         """Why we ended it, when we did."""
@@ -261,7 +264,8 @@ class ProcessExecutor:
         # While the leader is not reaped its group's number cannot be given to others: end the group first.
         tree.signal_group(process.pid, signal.SIGKILL)
         _, status, used = os.wait4(process.pid, 0)
-        wall = self._loop.time() - process.began
+        now = self._loop.time()
+        wall = now - process.began
         for stream in (STDOUT, STDERR):
             self._read(process, stream, FINAL_READS_MAX)
         self._drop(process)
@@ -270,6 +274,7 @@ class ProcessExecutor:
         ran.started_at, ran.wall_ms = process.started_at, round(wall * 1000)
         ran.cpu_ms = round((used.ru_utime + used.ru_stime) * 1000)
         ran.memory_peak = self._peak(process, used.ru_maxrss * 1024)
+        ran.memory_avg = process.memory.over(now)
         ran.reason = process.reason
         limit = process.order.memory_bytes
         if process.end is None and code == -signal.SIGKILL and limit and ran.memory_peak >= limit * OOM_SHARE:
@@ -323,6 +328,7 @@ class ProcessExecutor:
         else:
             now = sum(map(tree.rss, pids))
             process.peak = max(process.peak, now)
+        process.memory.saw(now, self._loop.time())
         limit = process.order.memory_bytes
         if limit and now > limit and process.end is None:
             process.end = "oom"
