@@ -297,6 +297,26 @@ class PolicyRebased(PolicyEvent, tag="policy.rebased"):
     params: dict[str, int] = {}
 
 
+class StandingEvent(Event):
+    """Every fact about how a worker stands names the worker first."""
+
+    entity: ClassVar[str] = "standing"
+    standing: WorkerId
+
+
+class StandingChanged(StandingEvent, tag="standing.changed"):
+    """What the pool's fact at `evidence` says of a worker, for its rewards: since `since` (ms, the pool's clock) it is within
+    reach, or silent, or gone, and has this much, as it says itself.
+    """
+
+    state: Literal["ready", "silent", "gone"]
+    since: int
+    cpus_milli: int = 0
+    memory_bytes: int = 0
+    gpus: int = 0
+    evidence: int = 0
+
+
 class OwnerEvent(Event):
     """Every fact about an owner of workers names him first."""
 
@@ -363,6 +383,7 @@ AnyLedgerEvent = (
     | PolicySet
     | PolicyRebased
     | OwnerListed
+    | StandingChanged
     | PricesSet
     | DisputeOpened
     | DisputeRuled

@@ -799,6 +799,22 @@ export interface OwnerListed {
   on: boolean;
 }
 
+/** What the pool's fact at `evidence` says of a worker, for its rewards: since `since` (ms, the pool's clock) it is within reach, or silent, or gone, and has this much, as it says itself. */
+export interface StandingChanged {
+  type: "standing.changed";
+  standing: string;
+  state: "gone" | "ready" | "silent";
+  since: number;
+  /** Default: 0 */
+  cpus_milli?: number;
+  /** Default: 0 */
+  memory_bytes?: number;
+  /** Default: 0 */
+  gpus?: number;
+  /** Default: 0 */
+  evidence?: number;
+}
+
 /** Jobs submitted from now on cost so much: µCPT by what is priced. */
 export interface PricesSet {
   type: "prices.set";
@@ -916,6 +932,7 @@ export type AnyEvent =
   | PolicySet
   | PolicyRebased
   | OwnerListed
+  | StandingChanged
   | PricesSet
   | DisputeOpened
   | DisputeRuled;

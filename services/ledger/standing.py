@@ -1,0 +1,181 @@
+"""How a worker stands, as far as its pay depends on it: machine time credited, time within reach, what it has. Pure.
+
+Folded from the ledger's own facts alone. Times in milliseconds of the pool's clock, machine time in microseconds.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from events.base import WorkerId, size_of
+from events.catalog import AnyEvent
+from events.ledger import StandingChanged, Work
+from events.task import Detail, TasksFailed, TasksFinished, TasksRetried
+from events.worker import (
+    WorkerLost,
+    WorkerRegistered,
+    WorkerReturned,
+    WorkerStopped,
+    WorkerUnreachable,
+)
+from services.ledger.policies.base import WHOLE
+
+DAY_MS = 86_400_000
+DAYS = 30
+"""Over so many UTC days, today's among them, uptime is looked at."""
+US_PER_MS = 1000
+
+STANDING_FACTS = (WorkerRegistered, WorkerReturned, WorkerUnreachable, WorkerLost, WorkerStopped)
+"""The pool's facts that `standing_of` is to be asked about."""
+State = Literal["ready", "silent", "gone"]
+EndFact = TasksFinished | TasksFailed | TasksRetried
+
+
+class Standing(msgspec.Struct):
+    """One worker. `days`: how long it was within reach on each UTC day of the last ones, by the day's number since 1970;
+    `worked_ms`: how long it was within reach or silent, altogether. Both without the stretch since `since`. `carried`: what is left of a µCPT, by policy.
+    """
+
+    first: int
+    state: State = "gone"
+    since: int = 0
+    cpus_milli: int = 0
+    memory_bytes: int = 0
+    gpus: int = 0
+    days: dict[int, int] = {}
+    worked_ms: int = 0
+    credited_us: int = 0
+    carried: dict[str, int] = {}
+
+
+def standing_of(standing: Standing | None, event: AnyEvent, at: int, position: int) -> list[StandingChanged]:
+    """The ledger's fact about a worker that follows from the pool's at `position`, recorded at `at`; none when it says
+    nothing new.
+    """
+    match event:
+        case WorkerRegistered():
+            has = event.capacity
+            said = StandingChanged(event.worker, "ready", at, has.cpus_milli, has.memory_bytes, 0, position)
+        case WorkerReturned():
+            said = _now(standing, event.worker, "ready", at, position)
+        case WorkerUnreachable():
+            said = _now(standing, event.worker, "silent", at, position)
+        case WorkerLost() | WorkerStopped():
+            said = _now(standing, event.worker, "gone", at, position)
+        case _:
+            return []
+    return [] if standing is not None and _facts(standing) == _facts(said) else [said]
+
+
+def _now(standing: Standing | None, worker: WorkerId, state: State, at: int, position: int) -> StandingChanged:
+    if standing is None:
+        return StandingChanged(worker, state, at, evidence=position)
+    return StandingChanged(worker, state, at, standing.cpus_milli, standing.memory_bytes, standing.gpus, position)
+
+
+def _facts(of: Standing | StandingChanged) -> tuple[str, int, int, int]:
+    return of.state, of.cpus_milli, of.memory_bytes, of.gpus
+
+
+def evolve_changed(standings: dict[WorkerId, Standing], event: StandingChanged) -> None:
+    """Fold a change in."""
+    standing = standings.get(event.standing)
+    if standing is None:
+        standing = standings[event.standing] = Standing(event.since)
+    _count(standing, event.since)
+    standing.state, standing.since = event.state, event.since
+    standing.cpus_milli, standing.memory_bytes, standing.gpus = event.cpus_milli, event.memory_bytes, event.gpus
+
+
+def _count(standing: Standing, until: int) -> None:
+    """Count the stretch that ends at `until`."""
+    if until <= standing.since or standing.state == "gone":
+        return
+    standing.worked_ms += until - standing.since
+    if standing.state == "ready":
+        first = until // DAY_MS - DAYS + 1
+        at = max(standing.since, first * DAY_MS)
+        while at < until:
+            day = at // DAY_MS
+            end = min((day + 1) * DAY_MS, until)
+            standing.days[day] = standing.days.get(day, 0) + end - at
+            at = end
+        for day in [day for day in standing.days if day < first]:
+            del standing.days[day]
+
+
+def uptime(standing: Standing, at: int) -> int:
+    """How much of the last days until `at`, and since it first registered, the worker was within reach, in thousandths."""
+    today = at // DAY_MS
+    begin = max(standing.first, (today - DAYS + 1) * DAY_MS)
+    if at <= begin:
+        return WHOLE
+    up = sum(ms for day, ms in standing.days.items() if day > today - DAYS)
+    if standing.state == "ready":
+        up += at - max(standing.since, begin)
+    return min(up * WHOLE // (at - begin), WHOLE)
+
+
+def room_us(standing: Standing, at: int) -> int:
+    """How much machine time can be credited at `at` before it would be more than the clock has."""
+    worked = standing.worked_ms + (at - standing.since if standing.state != "gone" and at > standing.since else 0)
+    return max(worked * US_PER_MS - standing.credited_us, 0)
+
+
+class Reserved(msgspec.Struct, frozen=True, gc=False):
+    """What one task of a job has to itself."""
+
+    cpus_milli: int
+    memory_bytes: int = 0
+    gpus_milli: int = 0
+
+
+def machine_us(standing: Standing, reserved: Reserved, ms: int) -> int:
+    """The machine time of `ms` of a task: by the largest share that it reserves of what the worker has, at most all."""
+    pairs = (
+        (reserved.cpus_milli, standing.cpus_milli),
+        (reserved.memory_bytes, standing.memory_bytes),
+        (reserved.gpus_milli, standing.gpus * WHOLE),
+    )
+    return max(ms * US_PER_MS * min(some, all_of_it) // all_of_it if all_of_it else 0 for some, all_of_it in pairs)
+
+
+def work_of(standing: Standing, event: EndFact, counted_ms: int, reserved: Reserved, at: int) -> list[Work]:
+    """The work that an attempt's end is credited, when `counted_ms` count for all of its tasks together.
+
+    Of each task counts what its report says, scaled down when all of them would be more; without reports all count alike.
+    """
+    room = room_us(standing, at)
+    count = size_of(event.tasks)
+    done = isinstance(event, TasksFinished)
+    if len(event.details) != count:
+        each = min(machine_us(standing, reserved, counted_ms // count), room // count)
+        return [_work(Detail(), 0, reserved, each, count, done)]
+    told = sum(detail.wall_ms for detail in event.details)
+    works: list[Work] = []
+    for detail in event.details:
+        ms = detail.wall_ms if told <= counted_ms else detail.wall_ms * counted_ms // told
+        us = min(machine_us(standing, reserved, ms), room)
+        room -= us
+        work = _work(detail, ms, reserved, us, 1, done)
+        if works and msgspec.structs.replace(works[-1], tasks=1) == work:
+            works[-1] = msgspec.structs.replace(works[-1], tasks=works[-1].tasks + 1)
+        else:
+            works.append(work)
+    return works
+
+
+def _work(detail: Detail, ms: int, reserved: Reserved, us: int, tasks: int, done: bool) -> Work:
+    return Work(
+        us,
+        tasks,
+        done,
+        _share(detail.cpu_ms * WHOLE, ms * reserved.cpus_milli) if reserved.cpus_milli else -1,
+        _share(detail.memory_avg, reserved.memory_bytes) if reserved.memory_bytes else -1,
+        min(max(detail.gpu_avg, 0), WHOLE) if reserved.gpus_milli else -1,
+    )
+
+
+def _share(used: int, reserved: int) -> int:
+    """How much of it was used, in thousandths, at most all."""
+    return min(max(used, 0) * WHOLE // reserved, WHOLE) if reserved > 0 else 0
