@@ -238,7 +238,8 @@ class RewardPaid(RewardEvent, tag="reward.paid"):
     """A worker's owner earned, under this policy, from this work and these terms; `evidence` are the positions of the
     facts behind them. `cites`: the rebase that this belongs to. `due` is what the policy says, less than 0 when a
     correction takes back; `postings` move what can be moved, and what stays open is settled with the owner's next
-    reward. `carried`: what is left below a µCPT, in the policy's parts, for the worker's next.
+    reward. `carried`: what is left below a µCPT, in the policy's parts, for the worker's next. `params` are over the
+    policy's own.
     """
 
     policy: str
@@ -253,6 +254,7 @@ class RewardPaid(RewardEvent, tag="reward.paid"):
     due: int = 0
     carried: int = 0
     work: list[Work] = []
+    params: dict[str, int] = {}
 
 
 class RewardScored(RewardEvent, tag="reward.scored"):
@@ -268,6 +270,7 @@ class RewardScored(RewardEvent, tag="reward.scored"):
     evidence: list[int] = []
     carried: int = 0
     work: list[Work] = []
+    params: dict[str, int] = {}
 
 
 class PolicyEvent(Event):

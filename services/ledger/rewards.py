@@ -35,6 +35,7 @@ from services.ledger.standing import (
     EndFact,
     Reserved,
     Standing,
+    basis_now,
     evolve_changed,
     uptime,
     work_of,
@@ -97,7 +98,8 @@ def settle(state: Rewards, settled: Settled) -> list[RewardPaid | RewardScored]:
     treasury. Under the others from the treasury, then the mint.
     """
     standing = state.standings.get(settled.worker) or Standing(settled.at)
-    work = work_of(standing, settled.event, settled.counted_ms, settled.reserved, settled.at)
+    basis = basis_now(standing, settled.counted_ms, settled.reserved, settled.at)
+    work = work_of(basis, settled.event)
     up, own = uptime(standing, settled.at), settled.owner == settled.user
     facts: list[RewardPaid | RewardScored] = []
     rest = work if any(some.machine_us for some in work) else []
@@ -111,7 +113,9 @@ def settle(state: Rewards, settled: Settled) -> list[RewardPaid | RewardScored]:
         score = policy.score(case, choice.params)
         if not (score.amount or rest or score.carried != carried):
             continue
-        facts.append(_fact(state, settled, choice, policy, score, [] if choice.mode == "shadow" and facts else work))
+        if not facts:  # the work, and what it is computed from, stand in the first
+            score = msgspec.structs.replace(score, terms=[*basis.terms(), *score.terms])
+        facts.append(_fact(state, settled, choice, policy, score, [] if facts else work))
     return facts
 
 
@@ -122,7 +126,7 @@ def _fact(
     if choice.mode == "shadow":
         return RewardScored(
             settled.reward, policy.name, policy.version, settled.owner, settled.worker, score.amount, settled.charge,
-            score.terms, evidence, score.carried, work,
+            score.terms, evidence, score.carried, work, choice.params,
         )  # fmt: skip
     hold = score.amount if policy.name == MARKET else 0
     postings = pay(
@@ -131,7 +135,7 @@ def _fact(
     )  # fmt: skip
     return RewardPaid(
         settled.reward, policy.name, policy.version, settled.owner, settled.worker, postings, settled.charge,
-        score.terms, evidence, "", score.amount, score.carried, work,
+        score.terms, evidence, "", score.amount, score.carried, work, choice.params,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from events.base import WorkerId, size_of
 from events.catalog import AnyEvent
-from events.ledger import StandingChanged, Work
+from events.ledger import StandingChanged, Term, Work
 from events.task import Detail, TasksFailed, TasksFinished, TasksRetried
 from events.worker import (
     WorkerLost,
@@ -130,32 +130,80 @@ class Reserved(msgspec.Struct, frozen=True, gc=False):
     gpus_milli: int = 0
 
 
-def machine_us(standing: Standing, reserved: Reserved, ms: int) -> int:
+class Basis(msgspec.Struct, frozen=True, gc=False):
+    """What the work of an attempt is computed from, beside its reports: how many ms count for all its tasks together, what
+    one of them reserved, what the machine has, and how much machine time there was to credit.
+    """
+
+    counted_ms: int
+    reserved: Reserved
+    cpus_milli: int
+    memory_bytes: int
+    gpus: int
+    room_us: int
+
+    def terms(self) -> list[Term]:
+        """The same as terms; `basis_of` takes them back."""
+        given = [
+            Term("time that counts", self.counted_ms, "ms"),
+            Term("room", self.room_us, "µs"),
+            Term("reserved CPUs", self.reserved.cpus_milli, "milli", "reservation"),
+            Term("machine's CPUs", self.cpus_milli, "milli", "report"),
+        ]
+        if self.reserved.memory_bytes:
+            given.append(Term("reserved memory", self.reserved.memory_bytes, "bytes", "reservation"))
+            given.append(Term("machine's memory", self.memory_bytes, "bytes", "report"))
+        if self.reserved.gpus_milli:
+            given.append(Term("reserved GPUs", self.reserved.gpus_milli, "milli", "reservation"))
+            given.append(Term("machine's GPUs", self.gpus * WHOLE, "milli", "report"))
+        return given
+
+
+def basis_now(standing: Standing, counted_ms: int, reserved: Reserved, at: int) -> Basis:
+    """The basis of an attempt that ends at `at`."""
+    return Basis(counted_ms, reserved, standing.cpus_milli, standing.memory_bytes, standing.gpus, room_us(standing, at))
+
+
+def basis_of(terms: list[Term]) -> Basis:
+    """The basis that these terms tell."""
+    said = {term.name: term.value for term in terms}
+
+    def value(name: str) -> int:
+        return said.get(name, 0)
+
+    reserved = Reserved(value("reserved CPUs"), value("reserved memory"), value("reserved GPUs"))
+    gpus = value("machine's GPUs") // WHOLE
+    return Basis(
+        value("time that counts"), reserved, value("machine's CPUs"), value("machine's memory"), gpus, value("room")
+    )
+
+
+def machine_us(basis: Basis, ms: int) -> int:
     """The machine time of `ms` of a task: by the largest share that it reserves of what the worker has, at most all."""
     pairs = (
-        (reserved.cpus_milli, standing.cpus_milli),
-        (reserved.memory_bytes, standing.memory_bytes),
-        (reserved.gpus_milli, standing.gpus * WHOLE),
+        (basis.reserved.cpus_milli, basis.cpus_milli),
+        (basis.reserved.memory_bytes, basis.memory_bytes),
+        (basis.reserved.gpus_milli, basis.gpus * WHOLE),
     )
     return max(ms * US_PER_MS * min(some, all_of_it) // all_of_it if all_of_it else 0 for some, all_of_it in pairs)
 
 
-def work_of(standing: Standing, event: EndFact, counted_ms: int, reserved: Reserved, at: int) -> list[Work]:
-    """The work that an attempt's end is credited, when `counted_ms` count for all of its tasks together.
+def work_of(basis: Basis, event: EndFact) -> list[Work]:
+    """The work that an attempt's end is credited.
 
     Of each task counts what its report says, scaled down when all of them would be more; without reports all count alike.
     """
-    room = room_us(standing, at)
+    room, counted_ms, reserved = basis.room_us, basis.counted_ms, basis.reserved
     count = size_of(event.tasks)
     done = isinstance(event, TasksFinished)
     if len(event.details) != count:
-        each = min(machine_us(standing, reserved, counted_ms // count), room // count)
+        each = min(machine_us(basis, counted_ms // count), room // count)
         return [_work(Detail(), 0, reserved, each, count, done)]
     told = sum(detail.wall_ms for detail in event.details)
     works: list[Work] = []
     for detail in event.details:
         ms = detail.wall_ms if told <= counted_ms else detail.wall_ms * counted_ms // told
-        us = min(machine_us(standing, reserved, ms), room)
+        us = min(machine_us(basis, ms), room)
         room -= us
         work = _work(detail, ms, reserved, us, 1, done)
         if works and msgspec.structs.replace(works[-1], tasks=1) == work:

@@ -8,8 +8,11 @@ from events.worker import Capacity, WorkerLost, WorkerRegistered, WorkerReported
 from services.ledger.standing import (
     DAY_MS,
     DAYS,
+    EndFact,
     Reserved,
     Standing,
+    basis_now,
+    basis_of,
     evolve_changed,
     machine_us,
     room_us,
@@ -32,63 +35,75 @@ def stood(*changes: tuple[str, int], cpus: int = 4000, memory: int = 8 * GIB) ->
     return standings["w1"]
 
 
+def works(worker: Standing, event: EndFact, counted_ms: int, reserved: Reserved, at: int = T0) -> list[Work]:
+    """The work; and that the terms of its basis are enough to compute it again."""
+    basis = basis_now(worker, counted_ms, reserved, at)
+    work = work_of(basis, event)
+    assert work_of(basis_of(basis.terms()), event) == work
+    return work
+
+
+def share(worker: Standing, reserved: Reserved, ms: int) -> int:
+    return machine_us(basis_now(worker, 0, reserved, T0), ms)
+
+
 def up(hours: int = 1000) -> Standing:
     return stood(("ready", -hours * HOUR_MS))
 
 
 def test_the_share_is_the_largest_of_what_is_reserved() -> None:
     worker = up()
-    assert machine_us(worker, Reserved(1000, GIB), 8) == 2000
-    assert machine_us(worker, Reserved(1000, 4 * GIB), 8) == 4000
-    assert machine_us(worker, Reserved(4000, GIB), 8) == 8000
-    assert machine_us(worker, Reserved(64_000, 99 * GIB), 8) == 8000
-    assert machine_us(worker, Reserved(0), 8) == 0
+    assert share(worker, Reserved(1000, GIB), 8) == 2000
+    assert share(worker, Reserved(1000, 4 * GIB), 8) == 4000
+    assert share(worker, Reserved(4000, GIB), 8) == 8000
+    assert share(worker, Reserved(64_000, 99 * GIB), 8) == 8000
+    assert share(worker, Reserved(0), 8) == 0
     worker.gpus = 2
-    assert machine_us(worker, Reserved(1, 0, 1000), 8) == 4000
+    assert share(worker, Reserved(1, 0, 1000), 8) == 4000
 
 
 def test_a_worker_of_which_nothing_is_known_is_credited_nothing() -> None:
     event = TasksFinished("j1", [0, 0], 1, "w1", 1, [Detail(wall_ms=1000)])
-    assert work_of(Standing(T0), event, 1000, ONE, T0) == [Work(0, 1, True, 0, 0)]
+    assert works(Standing(T0), event, 1000, ONE) == [Work(0, 1, True, 0, 0)]
 
 
 def test_use_is_in_thousandths_of_what_was_reserved() -> None:
     details = [Detail(wall_ms=1000, cpu_ms=899, memory_avg=GIB // 2, gpu_avg=345), Detail(wall_ms=1000, cpu_ms=5000)]
     event = TasksFailed("j1", [0, 1], 1, "w1", 1, "exit", 1, "", details)
-    assert work_of(up(), event, 2000, Reserved(1000, GIB, 500), T0) == [
+    assert works(up(), event, 2000, Reserved(1000, GIB, 500)) == [
         Work(250_000, 1, False, 899, 500, 345),
         Work(250_000, 1, False, 1000, 0, 0),
     ]
-    assert work_of(up(), event, 2000, Reserved(1000), T0)[0].memory == -1
+    assert works(up(), event, 2000, Reserved(1000))[0].memory == -1
 
 
 def test_tasks_that_were_alike_are_told_together() -> None:
     event = TasksFinished("j1", [0, 4], 1, "w1", 1, [Detail(wall_ms=10, cpu_ms=5)] * 5)
-    assert work_of(up(), event, 50, ONE, T0) == [Work(2500, 5, True, 500, 0)]
+    assert works(up(), event, 50, ONE) == [Work(2500, 5, True, 500, 0)]
 
 
 def test_what_the_platform_counts_is_never_exceeded() -> None:
     event = TasksFinished("j1", [0, 1], 1, "w1", 1, [Detail(wall_ms=3000), Detail(wall_ms=1000)])
-    assert [work.machine_us for work in work_of(up(), event, 1000, ONE, T0)] == [187_500, 62_500]
-    assert [work.machine_us for work in work_of(up(), event, 9999, ONE, T0)] == [750_000, 250_000]
+    assert [work.machine_us for work in works(up(), event, 1000, ONE)] == [187_500, 62_500]
+    assert [work.machine_us for work in works(up(), event, 9999, ONE)] == [750_000, 250_000]
 
 
 def test_without_details_all_tasks_count_alike() -> None:
     event = TasksFinished("j1", [0, 9_999_999], 1, "w1")
-    assert work_of(up(), event, 0, ONE, T0) == [Work(0, 10_000_000, True, 0, 0)]
-    assert work_of(up(), event, 80_000_000, ONE, T0) == [Work(2000, 10_000_000, True, 0, 0)]
+    assert works(up(), event, 0, ONE) == [Work(0, 10_000_000, True, 0, 0)]
+    assert works(up(), event, 80_000_000, ONE) == [Work(2000, 10_000_000, True, 0, 0)]
 
 
 def test_never_more_machine_hours_than_the_clock_has() -> None:
     worker = stood(("ready", 0))
     whole = Reserved(4000, 8 * GIB)
     event = TasksFinished("j1", [0, 2], 1, "w1", 1, [Detail(wall_ms=HOUR_MS)] * 3)
-    works = work_of(worker, event, 3 * HOUR_MS, whole, T0 + HOUR_MS)
-    assert sum(work.tasks * work.machine_us for work in works) == HOUR_MS * 1000
+    found = works(worker, event, 3 * HOUR_MS, whole, T0 + HOUR_MS)
+    assert sum(work.tasks * work.machine_us for work in found) == HOUR_MS * 1000
     worker.credited_us = HOUR_MS * 1000
     assert room_us(worker, T0 + HOUR_MS) == 0
     assert room_us(worker, T0 + HOUR_MS + 5) == 5000
-    assert [work.machine_us for work in work_of(worker, event, 3 * HOUR_MS, whole, T0 + HOUR_MS)] == [0]
+    assert [work.machine_us for work in works(worker, event, 3 * HOUR_MS, whole, T0 + HOUR_MS)] == [0]
 
 
 def test_silent_is_not_within_reach_but_may_work() -> None:

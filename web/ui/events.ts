@@ -699,7 +699,7 @@ export interface ChargePosted {
   evidence?: number[];
 }
 
-/** A worker's owner earned, under this policy, from this work and these terms; `evidence` are the positions of the facts behind them. `cites`: the rebase that this belongs to. `due` is what the policy says, less than 0 when a correction takes back; `postings` move what can be moved, and what stays open is settled with the owner's next reward. `carried`: what is left below a µCPT, in the policy's parts, for the worker's next. */
+/** A worker's owner earned, under this policy, from this work and these terms; `evidence` are the positions of the facts behind them. `cites`: the rebase that this belongs to. `due` is what the policy says, less than 0 when a correction takes back; `postings` move what can be moved, and what stays open is settled with the owner's next reward. `carried`: what is left below a µCPT, in the policy's parts, for the worker's next. `params` are over the policy's own. */
 export interface RewardPaid {
   type: "reward.paid";
   reward: string;
@@ -722,6 +722,8 @@ export interface RewardPaid {
   carried?: number;
   /** Default: [] */
   work?: Work[];
+  /** Default: {} */
+  params?: Record<string, number>;
 }
 
 /** A figure that a result was computed from, and whose word it rests on. `unit` such as `ms`, `µCPT`, `‰`. */
@@ -768,6 +770,8 @@ export interface RewardScored {
   carried?: number;
   /** Default: [] */
   work?: Work[];
+  /** Default: {} */
+  params?: Record<string, number>;
 }
 
 /** From now on the policy pays, scores in the shadow, or does nothing, with these parameters over its own. */
