@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-
 from events.catalog import LEDGER_SUBJECT, Decision, Message, Record, pool_subject
 from events.ledger import MINT, TREASURY, StandingChanged, hold_account
 from events.task import Detail, TasksFailed, TasksFinished
