@@ -8,9 +8,9 @@ from events.ledger import MINT, TREASURY, StandingChanged, hold_account
 from events.task import Detail, TasksFailed, TasksFinished
 from services.ledger import rewards
 from services.ledger.explain import Explanation, RewardFact, explain
+from services.ledger.machine_time import Reserved
 from services.ledger.rebase import Again, Change, Rebasing, corrections
 from services.ledger.rewards import Rebase, Rewards, SetPolicy, Settled
-from services.ledger.standing import Reserved
 
 GIB = 1 << 30
 HOUR_MS = 3_600_000

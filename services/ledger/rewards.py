@@ -29,9 +29,7 @@ from events.ledger import (
     user_account,
 )
 from services.hosting import Refused
-from services.ledger.policies.base import BadParams, Case, Policy, Score
-from services.ledger.policies.registry import BY_KEY, DEFAULT, NAMES, policy_of
-from services.ledger.standing import (
+from services.ledger.machine_time import (
     EndFact,
     Reserved,
     Standing,
@@ -40,6 +38,8 @@ from services.ledger.standing import (
     uptime,
     work_of,
 )
+from services.ledger.policies.base import BadParams, Case, Policy, Score
+from services.ledger.policies.registry import BY_KEY, DEFAULT, NAMES, policy_of
 
 MARKET = "market"
 

@@ -19,10 +19,10 @@ from events.ledger import (
 from events.task import Detail, TasksFinished
 from services.hosting import Refused
 from services.ledger import rewards
+from services.ledger.machine_time import Reserved
 from services.ledger.policies.base import case_of
 from services.ledger.policies.registry import BY_KEY
 from services.ledger.rewards import Correction, ListOwner, Rebase, Rewards, SetPolicy, Settled, pay
-from services.ledger.standing import Reserved
 
 GIB = 1 << 30
 HOUR_MS = 3_600_000

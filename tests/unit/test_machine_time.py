@@ -5,7 +5,7 @@ import pytest
 from events.ledger import StandingChanged, Work
 from events.task import Detail, TasksFailed, TasksFinished
 from events.worker import Capacity, WorkerLost, WorkerRegistered, WorkerReported, WorkerReturned, WorkerUnreachable
-from services.ledger.standing import (
+from services.ledger.machine_time import (
     DAY_MS,
     DAYS,
     EndFact,
