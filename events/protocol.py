@@ -1,4 +1,4 @@
-"""What a worker and the platform say to each other over NATS, as msgpack. Nothing here is stored.
+"""What a worker and the platform say to each other over NATS, as msgpack. Of it, signed reports are archived as sent.
 
 Subjects, each ending in what only this worker may use (`<w>` is its id):
   req.<pool>.<w>.next     Poll -> Orders | Denied      one outstanding long poll a session, answered within 60 s
@@ -6,6 +6,9 @@ Subjects, each ending in what only this worker may use (`<w>` is its id):
   req.<pool>.<w>.output   Output -> Stored | Denied    pieces of output by offset; the answer is what is safe
   hb.<pool>.<w>           Heartbeat                    every 5 s, kept a week in TELEMETRY
   push.<pool>.<w>.<nonce>.poll and push.<pool>.all.poll   "poll again", said after a takeover; carries nothing
+
+A poll with a Hello, a report, and every answer that a worker acts on are signed (see `infra.signing`): who says it, to
+whom, in which session, in answer to what.
 """
 
 from typing import Literal, TypeAlias
@@ -18,6 +21,8 @@ from events.spec import TaskText
 from events.task import AttemptEnd, Detail
 from events.worker import Capacity
 
+SPEAKS = 2
+"""The version of this protocol. In 1 nothing was signed."""
 POLL_S_MAX = 60
 OUTPUT_PIECE_BYTES_MAX = 256 * 1024
 OUTPUT_PIECES_MAX = 64
@@ -49,7 +54,8 @@ class Hello(msgspec.Struct, frozen=True, gc=False):
 
 class Poll(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Asks for orders after number `last`. `room`: how many more tasks it takes at most (-1: as the writer counts);
-    `ahead`: how many times its capacity it may hold beyond what runs, for tasks shorter than a round trip.
+    `ahead`: how many times its capacity it may hold beyond what runs, for tasks shorter than a round trip. `speaks`: the
+    version of the protocol that the agent knows.
     """
 
     session: str
@@ -58,6 +64,7 @@ class Poll(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     room: int = -1
     ahead: int = 0
     hello: Hello | None = None
+    speaks: int = 1
 
 
 class OpenSecrets(msgspec.Struct, frozen=True, gc=False):
@@ -180,11 +187,12 @@ class Progress(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Output(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """Pieces of several attempts' output, and how far some have come."""
+    """Pieces of several attempts' output, and how far some have come. `sequence` counts the session's messages of them."""
 
     session: str
     pieces: list[Piece]
     progress: list[Progress] = []
+    sequence: int = 0
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False, tag="stored"):
@@ -206,7 +214,11 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     waiting: int = 0
 
 
-DenyCode: TypeAlias = Literal["superseded", "malformed", "unknown_session", "slow_down", "two_machines"]
+DenyCode: TypeAlias = Literal["superseded", "malformed", "unknown_session", "slow_down", "two_machines", "unverified"]
+Verb: TypeAlias = Literal["next", "report", "output"]
+"""What a worker asks, as the last word of the subject says it."""
+Asked: TypeAlias = Poll | Report | Output
+Said: TypeAlias = Orders | Recorded | Stored | Denied
 PollAnswer: TypeAlias = Orders | Denied
 ReportAnswer: TypeAlias = Recorded | Denied
 OutputAnswer: TypeAlias = Stored | Denied

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from events.base import Event, WorkerId
+from events.base import Digest, Event, WorkerId
 
 
 class Capacity(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -35,9 +35,12 @@ class WorkerRegistered(WorkerEvent, tag="worker.registered"):
 
 
 class WorkerReported(WorkerEvent, tag="worker.reported"):
-    """The session's report with this number was recorded; what it said is in the facts beside this one."""
+    """The session's report with this number was recorded; what it said is in the facts after this one. `digest`: of the
+    report as the worker sent it, whose signature is over this; the archive has both.
+    """
 
     sequence: int
+    digest: Digest = ""
 
 
 class WorkerReturned(WorkerEvent, tag="worker.returned"):

@@ -4,26 +4,30 @@ import base64
 import binascii
 import hashlib
 import os
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import nkeys  # pyright: ignore[reportMissingTypeStubs]
 from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
-Kind: TypeAlias = Literal["operator", "account", "user"]
+Kind: TypeAlias = Literal["operator", "account", "server", "user"]
 
 _nkeys: Any = nkeys
 SEED_BYTES = 32
 USER_PREFIX = 20 << 3
 """First byte of a user's public key: it begins with `U`."""
-PREFIXES: dict[Kind, int] = {"operator": 14 << 3, "account": 0, "user": USER_PREFIX}
+PREFIXES: dict[Kind, int] = {"operator": 14 << 3, "account": 0, "server": 13 << 3, "user": USER_PREFIX}
+LETTERS: dict[Kind, str] = {"operator": "O", "account": "A", "server": "N", "user": "U"}
 PUBLIC_KEY_CHARS = 56
+KEYS_KEPT = 16_384
+"""Public keys that are kept ready for checking signatures."""
 CHECKSUM_BYTES = 2
 WORKER_ID_CHARS = 12
 
 
 class BadKey(ValueError):
-    """Not a NATS user's key; the text says why."""
+    """Not a NATS key of the kind that is wanted; the text says why."""
 
 
 def new_seed(kind: Kind) -> str:
@@ -61,27 +65,34 @@ def public_of(seed: str) -> str:
     return check_public(public_key)
 
 
-def verify(public_key: str, data: bytes, signature: bytes) -> bool:
-    """Whether the user with this public key signed exactly `data`. Raises BadKey for what is no user's key."""
-    raw = base64.b32decode(check_public(public_key))[1:-CHECKSUM_BYTES]
+def verify(public_key: str, data: bytes, signature: bytes, kind: Kind = "user") -> bool:
+    """Whether who has this public key signed exactly `data`. Raises BadKey for what is no key of this kind."""
     try:
-        VerifyKey(raw).verify(data, signature)
-    except (BadSignatureError, ValueError):  # also of the wrong length
+        _verifier(public_key, kind).verify(data, signature)
+    except (BadSignatureError, ValueError) as error:  # also of the wrong length
+        if isinstance(error, BadKey):
+            raise
         return False
     return True
 
 
-def check_public(public_key: str) -> str:
-    """The key itself when it is a well-formed user's public key. Raises BadKey."""
-    remedy = f"a NATS user's public key is U and {PUBLIC_KEY_CHARS - 1} of A-Z and 2-7, as the worker printed it"
-    if len(public_key) != PUBLIC_KEY_CHARS or not public_key.startswith("U"):
-        raise BadKey(f"not a user's public key: {public_key[:PUBLIC_KEY_CHARS]!r}; {remedy}")
+@lru_cache(KEYS_KEPT)
+def _verifier(public_key: str, kind: Kind) -> VerifyKey:
+    return VerifyKey(base64.b32decode(check_public(public_key, kind))[1:-CHECKSUM_BYTES])
+
+
+def check_public(public_key: str, kind: Kind = "user") -> str:
+    """The key itself when it is a well-formed public key of this kind. Raises BadKey."""
+    letter, whose = LETTERS[kind], f"a NATS {kind}'s public key"
+    remedy = f"{whose} is {letter} and {PUBLIC_KEY_CHARS - 1} of A-Z and 2-7, as it was printed"
+    if len(public_key) != PUBLIC_KEY_CHARS or not public_key.startswith(letter):
+        raise BadKey(f"not {whose}: {public_key[:PUBLIC_KEY_CHARS]!r}; {remedy}")
     try:
         raw = base64.b32decode(public_key)
     except (binascii.Error, ValueError):
-        raise BadKey(f"not a user's public key: {public_key!r}; {remedy}") from None
+        raise BadKey(f"not {whose}: {public_key!r}; {remedy}") from None
     checksum = binascii.crc_hqx(raw[:-CHECKSUM_BYTES], 0).to_bytes(CHECKSUM_BYTES, "little")
-    if raw[0] != USER_PREFIX or raw[-CHECKSUM_BYTES:] != checksum:
+    if raw[0] != PREFIXES[kind] or raw[-CHECKSUM_BYTES:] != checksum:
         raise BadKey(f"the public key {public_key} is damaged; {remedy}")
     return public_key
 

@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from events.base import WorkerId
 from infra.nkey import Signer
+from infra.signing_key import Link
 
 PATH = "/v1/worker/credential"
 REKEY_PATH = "/v1/worker/rekey"
@@ -41,11 +42,14 @@ class CredentialBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_field
 
 
 class CredentialAnswer(msgspec.Struct, frozen=True, gc=False):
-    """The JWT, until when it is good, and what time it is (both unix ms, by the platform's clock)."""
+    """The JWT, until when it is good, and what time it is (both unix ms, by the platform's clock). `signing`: the keys with
+    which the platform signs what it says to workers, the present one last (see `infra.signing_key`).
+    """
 
     jwt: str
     expires_at: int
     now: int
+    signing: tuple[Link, ...] = ()
 
 
 def signed_text(worker: WorkerId, at: int, nonce: str) -> bytes:

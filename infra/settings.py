@@ -21,8 +21,10 @@ SETTINGS_FILE = "hive.toml"
 POOL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 PORT_MAX = 65535
 REPLICAS = (1, 3, 5)
+REPORT_ARCHIVE_BYTES_MIN = 64 * 1024**2
 NOT_NEGATIVE = (
-    "disk_low_bytes", "disk_min_bytes", "requests_per_min_max", "open_jobs_max", "queued_tasks_max", "upload_bytes_max"
+    "disk_low_bytes", "disk_min_bytes", "requests_per_min_max", "open_jobs_max", "queued_tasks_max", "upload_bytes_max",
+    "report_archive_bytes_max",
 )  # fmt: skip
 ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
 NATS_URL = re.compile(r"(tls|wss)://[^\s,/]+(/[^\s,]*)?")
@@ -60,6 +62,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Free disk below which a warning is given; `disk_min_bytes` when that is more."""
     disk_min_bytes: int = STOP_BYTES
     """Free disk below which new submissions are refused, while what runs is still recorded."""
+    report_archive_bytes_max: int = 10 * 1024**3
+    """What workers' signed reports may take of the disk (about 200 bytes each, and the oldest go first); 0: none are kept,
+    else 64 MiB or more.
+    """
     requests_per_min_max: int = 0
     """How often each user may ask the API, unless it has a limit of its own (`hivectl user limits`); 0: any number. Admins
     have none of these limits.
@@ -131,6 +137,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         for name in NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; use 0 or more")
+        if 0 < self.report_archive_bytes_max < REPORT_ARCHIVE_BYTES_MIN:
+            raise ValueError(
+                f"`report_archive_bytes_max` is {self.report_archive_bytes_max}; use {REPORT_ARCHIVE_BYTES_MIN} or more, or 0"
+            )
         self._check_human_check()
         self._check_network()
 

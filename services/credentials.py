@@ -27,6 +27,7 @@ from infra.renewal import (
     rekey_text,
     signed_text,
 )
+from infra.signing_key import Link
 
 ASKED_MAX = 20
 """How often one worker may ask within the window."""
@@ -50,16 +51,17 @@ class KeyTaken(Exception):
 class CredentialDesk:
     """Answers requests. `mint(worker, public_key)` gives a JWT, "" when no worker of this id has this key or it may not
     connect. `rekey(worker, public_key, new_key)` has it be known by the new key and says whether it is, False when it has
-    neither of the two; it may raise KeyTaken. `clock`: unix ms.
+    neither of the two; it may raise KeyTaken. `signing`: the platform's own keys, told with each JWT. `clock`: unix ms.
     """
 
     def __init__(
         self,
         mint: Callable[[WorkerId, str], Awaitable[str]],
         rekey: Callable[[WorkerId, str, str], Awaitable[bool]],
+        signing: tuple[Link, ...],
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        self._mint, self._rekey, self._clock = mint, rekey, clock
+        self._mint, self._rekey, self._signing, self._clock = mint, rekey, signing, clock
         self._seen: dict[WorkerId, dict[str, int]] = {}
         self._swept = 0
 
@@ -76,7 +78,7 @@ class CredentialDesk:
         if not jwt:
             raise _not_enrolled(asked, now)
         self._remember(asked, now)
-        return CredentialAnswer(jwt, nats_jwt.read_user(jwt).exp * 1000, now)
+        return CredentialAnswer(jwt, nats_jwt.read_user(jwt).exp * 1000, now, self._signing)
 
     async def rekey(self, asked: RekeyBody) -> RekeyAnswer:
         """Have a worker be known by another key. Raises CredentialRefused, asking.Unavailable."""

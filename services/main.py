@@ -32,6 +32,7 @@ from infra.outputs import Outputs
 from infra.postgres import Postgres
 from infra.postgres_system import PostgresError
 from infra.references import References
+from infra.report_archive import ReportArchive
 from infra.sealing import Keys
 from infra.settings import Settings, SettingsError, load
 from infra.tls import TlsError, reached_at
@@ -164,9 +165,12 @@ class ControlPlane:
             group.start(access.run())
             floods = Floods(access, server.revoke if server is not None else None)
             group.start(floods.run())
+            kept = settings.report_archive_bytes_max if "pool" in self._options.roles else 0
+            archive = ReportArchive(self._folder.path("reports"), kept)
             service: PoolService | None = None
             if "pool" in self._options.roles:
-                service = await self._pool(settings, link, log, people.keyring, outputs, group)
+                group.start(archive.run())
+                service = await self._pool(settings, link, log, people.keyring, outputs, archive, access, group)
                 service.on_flood = floods.noticed
             url = ""
             if self._reads_wanted():
@@ -182,7 +186,7 @@ class ControlPlane:
                     core = core_of(
                         self._folder, settings.pool, pool_client(link, settings.pool, service.near if service else None),
                         ask_accounts, access, people.keyring, people, references, log, reads, projector, outputs, server,
-                        lambda: self._disk, network_of(settings, served, server), limits_of(settings), floods,
+                        lambda: self._disk, network_of(settings, served, server), limits_of(settings), floods, reports=archive,
                     )  # fmt: skip
                     url = await self._api(settings, core)
                     claim.set_url(url)
@@ -296,7 +300,15 @@ class ControlPlane:
         return Reads(projector, database), projector
 
     async def _pool(
-        self, settings: Settings, link: Link, log: JetStreamLog, keys: Keys, outputs: Outputs, group: Group
+        self,
+        settings: Settings,
+        link: Link,
+        log: JetStreamLog,
+        keys: Keys,
+        outputs: Outputs,
+        archive: ReportArchive,
+        access: AccessView,
+        group: Group,
     ) -> PoolService:
         folder, pool = self._folder, settings.pool
         name = _own_name()
@@ -306,7 +318,7 @@ class ControlPlane:
         await turn.start()
         self._exits.push_async_callback(turn.stop)
         snapshotter = Snapshotter(folder.root)
-        service = pool_service(folder, link, log, pool, keys, index, outputs, turn, name)
+        service = pool_service(folder, link, log, pool, keys, index, outputs, archive, access, turn, name)
         service.on_committed = snapshotter.committed
         group.start(service.run())
         group.start(snapshotter.run())

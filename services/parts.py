@@ -18,8 +18,10 @@ from infra.nats_server import NatsServer, WorkerUser
 from infra.outputs import Outputs
 from infra.references import References
 from infra.renewal import TOO_MANY
+from infra.report_archive import ReportArchive
 from infra.sealing import Keys
 from infra.settings import Settings
+from infra.signing_key import SigningKey
 from infra.tickets import Tickets
 from infra.tls import PIN_CHARS, is_loopback, reached_at
 from services.access import AccessView
@@ -36,6 +38,7 @@ from services.pool.client import PoolClient
 from services.pool.orders import OrderBook
 from services.pool.service import PoolService
 from services.pool.snapshots import PoolSnapshots
+from services.pool.voice import Voice
 from services.projector import Projector
 from services.reads import Reads
 from services.version import VERSION
@@ -56,14 +59,25 @@ def pool_service(
     keys: Keys,
     index: Index,
     outputs: Outputs,
+    archive: ReportArchive,
+    access: AccessView,
     turn: Turn,
     name: str,
 ) -> PoolService:
-    """The service of one pool, with its snapshots out of `folder`. `keys` open what users typed; `name` is this writer's."""
+    """The service of one pool, with its snapshots out of `folder`. `keys` open what users typed, `access` knows workers'
+    keys; `name` is this writer's.
+    """
+
+    def key_of(worker: WorkerId) -> str:
+        known = access.state.workers.get(worker)
+        return "" if known is None or known.banned or known.pool != pool else known.public_key
+
     return PoolService(
         link,
         log,
         pool,
+        voice=Voice(pool, SigningKey.of(folder).signer, key_of),
+        archive=archive,
         book=OrderBook(keys, Tickets(folder.ticket_key())),
         index=index,
         outputs=outputs,
@@ -109,7 +123,7 @@ def limits_of(settings: Settings) -> Limits:
 
 
 def _desk_of(
-    access: AccessView, accounts: AccountsClient, server: NatsServer | None, floods: Floods | None
+    folder: Folder, access: AccessView, accounts: AccountsClient, server: NatsServer | None, floods: Floods | None
 ) -> CredentialDesk:
     async def mint(worker: WorkerId, public_key: str) -> str:
         if floods is not None and (wait_s := floods.wait_s(worker)):
@@ -134,7 +148,7 @@ def _desk_of(
         await access.reached(answer.position, REACHED_S)
         return not isinstance(outcome, RefusedAnswer)
 
-    return CredentialDesk(mint, rekey)
+    return CredentialDesk(mint, rekey, SigningKey.of(folder).chain)
 
 
 def _workers_url(server: NatsServer | None, network: Network) -> str:
@@ -168,6 +182,8 @@ def core_of(
     network: Network = Network(),
     limits: Limits = Limits(),
     floods: Floods | None = None,
+    *,
+    reports: ReportArchive,
 ) -> Core:
     """What the API stands on. `limits`: of users that have none of their own. Without a `server` of its own (an external
     NATS) the hive takes no workers in.
@@ -187,12 +203,13 @@ def core_of(
         folders=Folders(blobs),
         references=references,
         outputs=outputs,
+        reports=reports,
         keys=keys,
         people=people,
         tickets=Tickets(folder.ticket_key()),
         workers_url=partial(_workers_url, server, network),
         revoke=partial(_revoke, server),
-        credentials=_desk_of(access, accounts, server, floods),
+        credentials=_desk_of(folder, access, accounts, server, floods),
         disk=disk,
         limits=limits,
         network=network,

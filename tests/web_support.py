@@ -28,10 +28,12 @@ from infra.index import Index
 from infra.link import Link, LinkTimeout
 from infra.nats_log import JetStreamLog
 from infra.nats_server import NatsServer
+from infra.nkey import Signer
 from infra.outputs import Outputs
 from infra.passwords import Passwords
 from infra.postgres import Postgres
 from infra.references import References
+from infra.report_archive import ReportArchive
 from infra.sealing import Keys, Sealer
 from infra.settings import Settings
 from services.access import AccessView
@@ -44,15 +46,18 @@ from services.floods import Floods
 from services.main import NO_POSTGRES
 from services.parts import accounts_service, core_of, pool_service
 from services.pool.client import pool_client
+from services.pool.service import PoolService
 from services.projector import Projector
 from services.reads import Reads
 from services.shut_out import ShutOut
 from tests.nats_support import linked, serving, until
+from tests.signing_support import opened, said
 from web.app import create_app
 from web.core import Core, Network
 from web.server import Server
 
 POOL = "default"
+ARCHIVE_BYTES_MAX = 64 * 1024 * 1024
 
 
 @dataclass
@@ -65,6 +70,7 @@ class Api:
     link: Link
     folder: Folder
     http: aiohttp.ClientSession
+    service: PoolService
 
     @property
     def url(self) -> str:
@@ -152,8 +158,9 @@ async def api(
         )
         exits.push_async_callback(people.close)
         keys: Keys = people.keyring if identities else OneKey(Sealer(folder.data_key()))
-        service = pool_service(folder, link, log, POOL, keys, index, outputs, AlwaysTurn(), "test")
-        running = [asyncio.create_task(projector.run()), asyncio.create_task(service.run())]
+        archive = ReportArchive(folder.path("reports"), ARCHIVE_BYTES_MAX)
+        service = pool_service(folder, link, log, POOL, keys, index, outputs, archive, access, AlwaysTurn(), "test")
+        running = [asyncio.create_task(work) for work in (projector.run(), service.run(), archive.run())]
         exits.push_async_callback(_end, running)
         running += [asyncio.create_task(people.run())] if identities else []
         guard = DiskGuard(folder.root, 0, 0)
@@ -169,7 +176,7 @@ async def api(
         exits.callback(references.close)
         core = core_of(
             folder, POOL, ask, ask_accounts, access, keys, people, references, log, reads, projector, outputs, nats,
-            lambda: guard, Network(), floods=floods,
+            lambda: guard, Network(), floods=floods, reports=archive,
         )  # fmt: skip
         core = replace(core, **changes)
         server = Server(create_app(core), "127.0.0.1", 0)
@@ -180,7 +187,7 @@ async def api(
         await projector.wait_caught_up()
         await until(lambda: service.writer.leads, "the pool's writer leads")
         await until(lambda: bool(access.state.keys), "there is an admin")
-        yield Api(core, server, nats, link, folder, http)
+        yield Api(core, server, nats, link, folder, http, service)
 
 
 async def _end(tasks: list["asyncio.Task[None]"]) -> None:
@@ -227,6 +234,7 @@ class Crew:
     ) -> None:
         self.link, self.worker, self.capacity, self.ends, self.detail = link, worker, capacity, ends, detail
         self.seed = ""
+        self.reported = 0
         self.starts = starts
         """Whether it says of a task that it runs, before it ends it."""
         self._sequence = itertools.count(1)
@@ -234,6 +242,10 @@ class Crew:
         self.hold = asyncio.Event()
         self.hold.set()
         self._reports: asyncio.Queue[Run] = asyncio.Queue()
+
+    def said(self, asked: Poll | Report) -> bytes:
+        """What it sends."""
+        return said(POOL, self.worker, asked, Signer(self.seed))
 
     async def run(self) -> None:
         """Poll and report until cancelled."""
@@ -247,10 +259,10 @@ class Crew:
         for sequence in itertools.count(1):
             poll = Poll("session", sequence, last, ahead=200, hello=hello)
             try:
-                reply = await self.link.request(f"req.{POOL}.{self.worker}.next", protocol.pack(poll), 65.0)
+                reply = await self.link.request(f"req.{POOL}.{self.worker}.next", self.said(poll), 65.0)
             except LinkTimeout:
                 continue
-            answer = protocol.poll_answer_of(reply.data)
+            answer = protocol.poll_answer_of(opened(reply.data))
             assert isinstance(answer, Orders), answer
             hello = None
             for order in answer.orders:
@@ -272,10 +284,11 @@ class Crew:
             await self._tell([item for run in runs for item in self._ended(run)])
 
     async def _tell(self, items: Sequence[ReportItem]) -> None:
-        report = protocol.pack(Report("session", next(self._sequence), [*items]))
+        report = self.said(Report("session", next(self._sequence), [*items]))
         reply = await self.link.request(f"req.{POOL}.{self.worker}.report", report, 20.0)
-        answer = protocol.report_answer_of(reply.data)
+        answer = protocol.report_answer_of(opened(reply.data))
         assert isinstance(answer, protocol.Recorded), answer
+        self.reported += 1
 
     def _ended(self, run: Run) -> list[Ended]:
         if self.detail is None and size_of(run.tasks) > 1 and all(not self.ends(run, i) for i in expand(run.tasks)):

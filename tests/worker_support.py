@@ -7,7 +7,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,14 @@ from events.protocol import (
     Stored,
 )
 from events.spec import TaskText
-from infra import renewal
+from infra import renewal, signing
 from infra.link import Link
 from infra.nats_server import NatsServer
+from infra.nkey import verify
 from infra.renewal import CredentialBody, RekeyBody
 from services.credentials import CredentialDesk, CredentialRefused
 from tests.nats_support import linked, serving
+from tests.signing_support import CHAIN, HIVE, opened
 from worker import identity, tree
 from worker.agent import Agent, AgentOptions
 
@@ -54,8 +56,8 @@ _rekey_body_of = msgspec.json.Decoder(RekeyBody).decode
 class Pool:
     """The platform's side of one worker."""
 
-    def __init__(self, link: Link, worker: str) -> None:
-        self._link, self.worker = link, worker
+    def __init__(self, link: Link, worker: str, keys: Callable[[], Collection[str]]) -> None:
+        self._link, self.worker, self.keys = link, worker, keys
         self.orders: list[Order] = []
         self.polls: list[Poll] = []
         self.hellos: list[tuple[str, Hello]] = []
@@ -68,6 +70,10 @@ class Pool:
         self.take_reports = True
         self.take_output = True
         self.deny = ""
+        self.hive = HIVE
+        """With which key the platform signs."""
+        self.spoil: Callable[[bytes], bytes] = lambda data: data
+        """What becomes of its answers on their way."""
         self.slow_downs = {"next": 0, "report": 0, "output": 0}
         """How many messages of each kind are refused with `slow_down`."""
         self._parked: tuple[str, Poll] | None = None
@@ -83,6 +89,13 @@ class Pool:
         self._link.send(reply, protocol.pack(Denied("slow_down", "said the test")))
         return True
 
+    def _say(self, verb: protocol.Verb, reply: str, asked: protocol.Asked, answer: protocol.Said) -> None:
+        """Answer, signed as the test wants it."""
+        data = signing.answered(
+            self.hive, verb, POOL, self.worker, asked.session, asked.sequence, protocol.pack(answer)
+        )
+        self._link.send(reply, self.spoil(data))
+
     async def open(self) -> None:
         """Listen."""
         base = f"req.{POOL}.{self.worker}"
@@ -94,23 +107,23 @@ class Pool:
     def _polled(self, subject: str, reply: str, data: bytes) -> None:
         if self._refused(subject, reply):
             return
-        poll = protocol.poll_of(data)
+        poll = protocol.poll_of(opened(data))
         self.polls.append(poll)
         self._changed.set()
         if self.deny:
-            self._link.send(reply, protocol.pack(Denied(self.deny, "said the test")))
+            self._say("next", reply, poll, Denied(self.deny, "said the test"))
         elif poll.hello is not None:
             self.hellos.append((poll.session, poll.hello))
             self._answer(reply, poll)
         elif not self.hellos or self.hellos[-1][0] != poll.session:
-            self._link.send(reply, protocol.pack(Orders([], resync=True)))
+            self._say("next", reply, poll, Orders([], resync=True))
         elif any(order.number > poll.last for order in self.orders):
             self._answer(reply, poll)
         else:
             self._parked = (reply, poll)
 
     def _answer(self, reply: str, poll: Poll) -> None:
-        self._link.send(reply, protocol.pack(Orders([order for order in self.orders if order.number > poll.last])))
+        self._say("next", reply, poll, Orders([order for order in self.orders if order.number > poll.last]))
 
     def say(self, order: Order) -> None:
         """Give an order."""
@@ -141,7 +154,11 @@ class Pool:
     def _reported(self, subject: str, reply: str, data: bytes) -> None:
         if self._refused(subject, reply):
             return
-        report = protocol.report_of(data)
+        signed = signing.split(data)
+        assert signed is not None, "a report is signed"
+        report = protocol.report_of(signed.body)
+        text = signing.spoken_text("report", POOL, self.worker, signed.digest)
+        assert any(verify(key, text, signed.signature) for key in self.keys()), "by the worker"
         if not self.take_reports:
             return
         if (report.session, report.sequence) not in self._seen:
@@ -151,7 +168,7 @@ class Pool:
         if self.silent_reports:
             self.silent_reports -= 1
             return
-        self._link.send(reply, protocol.pack(Recorded(f"1.{len(self.reports)}")))
+        self._say("report", reply, report, Recorded(f"1.{len(self.reports)}"))
 
     def _output(self, subject: str, reply: str, data: bytes) -> None:
         if self._refused(subject, reply):
@@ -168,7 +185,7 @@ class Pool:
             if piece.offset <= len(have):
                 have += piece.data[len(have) - piece.offset :]
             safe.append(len(have))
-        self._link.send(reply, protocol.pack(Stored(safe)))
+        self._say("output", reply, output, Stored(safe))
         self._changed.set()
 
     def _beat(self, subject: str, reply: str, data: bytes) -> None:
@@ -343,11 +360,16 @@ class Rig:
         }
         return AgentOptions(**(base | more))
 
-    async def start(self, **more: Any) -> asyncio.Task[int]:
-        """Start an agent in this loop and wait until the pool knows it."""
+    async def start_without_waiting(self, **more: Any) -> asyncio.Task[int]:
+        """Start an agent in this loop."""
         self.agent = Agent(self.options(**more), owns_children=False)
         task = asyncio.get_running_loop().create_task(self.agent.run())
         self._running.append(task)
+        return task
+
+    async def start(self, **more: Any) -> asyncio.Task[int]:
+        """Start an agent in this loop and wait until the pool knows it."""
+        task = await self.start_without_waiting(**more)
         ready = asyncio.get_running_loop().create_task(self.agent.ready.wait())
         await asyncio.wait([task, ready], timeout=WAIT_S, return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
@@ -383,9 +405,10 @@ async def rigged(root: Path) -> AsyncGenerator[Rig]:
                 await server.revoke(before)
             return (worker, public_key) in shelf.mints
 
-        shelf.desk = CredentialDesk(shelf.mint, rekey)
+        shelf.desk = CredentialDesk(shelf.mint, rekey, CHAIN)
         shelf.mints[who.worker, who.public_key] = lambda: server.admit(who.worker, who.public_key, POOL)
-        pool = Pool(link, who.worker)
+        keys = {who.public_key}
+        pool = Pool(link, who.worker, lambda: keys | {key for _, key in shelf.mints})
         await pool.open()
         rig = Rig(server, pool, shelf, root / "worker", who)
         try:

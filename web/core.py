@@ -13,6 +13,7 @@ from infra.disk import DiskGuard
 from infra.nkey import worker_id_of
 from infra.outputs import Outputs
 from infra.references import References
+from infra.report_archive import ReportArchive
 from infra.sealing import Keys
 from infra.tickets import Tickets
 from services.access import AccessView
@@ -62,6 +63,7 @@ class Core:
     folders: Folders
     references: References
     outputs: Outputs
+    reports: ReportArchive
     keys: Keys
     people: PeopleHost
     tickets: Tickets

@@ -21,7 +21,7 @@ import uvloop
 
 from events import protocol
 from events.base import WorkerId
-from events.protocol import POLL_S_MAX, Denied, Hello, Orders, Report, ReportAnswer
+from events.protocol import POLL_S_MAX, Denied, Hello, Orders, Poll, Report, ReportAnswer
 from events.worker import Capacity
 from infra.engine import Engine, EngineError
 from infra.link import Link, LinkDown, LinkTimeout, NoResponders, Reply
@@ -38,7 +38,8 @@ from worker.messages import Denial, Ordered, Quit, Stop
 from worker.output import SPOOL_BYTES_MAX, OutputDesk
 from worker.shell import Shell, clock
 from worker.spool import Spool
-from worker.state import State, next_poll, waiting_count
+from worker.state import State, next_poll, waiting_count, waiting_for
+from worker.voice import Voice
 
 RETRY_S_MIN, RETRY_S_MAX = 0.05, 2.0
 POLL_SPARE_S = 5.0
@@ -58,9 +59,11 @@ EMPTY_BYE_S = 2.0
 SESSION_CHARS = 12
 ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 NONCE_BYTES = 16
-NAMED_MAX = 3
 COLLECT_EACH = 50_000
 EXIT_FAILED = 1
+
+_NOTHING = Denied("slow_down", "")
+"""What an answer counts as that is not the hive's."""
 
 _log = structlog.get_logger()
 
@@ -119,6 +122,7 @@ class Agent:
         self._nonce, self._since_boot_ms = secrets.token_hex(NONCE_BYTES), usage.since_boot_ms()
         self._link: Link
         self._credential: WorkerCredential
+        self._voice: Voice
         self._shell: Shell
         self._quit: asyncio.Future[Quit] = asyncio.get_running_loop().create_future()
         self._asking: set[asyncio.Future[Reply]] = set()
@@ -146,7 +150,9 @@ class Agent:
             stack.push_async_callback(api.close)
             self._credential = WorkerCredential(options.worker, options.seed, state_folder, api)
             await self._credential.first()
-            who = self._credential.credential
+            known = self._credential
+            self._voice = Voice(options.pool, options.worker, lambda: known.signer, lambda: known.pin.key, known.doubt)
+            who = known.credential
             name, inbox = f"worker {options.worker}", f"_INBOX_{options.worker}"
             self._link = await Link.open(options.nats_url, who, name, inbox, wait_s=0, trust=options.nats_trust)
             stack.push_async_callback(self._link.close)
@@ -199,7 +205,7 @@ class Agent:
         loops = [
             self._start(self._poll_loop(f"{base}.next")),
             self._start(self._report_loop(f"{base}.report")),
-            self._start(self._shell.desk.run(self._link, f"{base}.output", self.session)),
+            self._start(self._shell.desk.run(self._link, f"{base}.output", self.session, self._voice)),
             self._start(self._heartbeat_loop(f"hb.{options.pool}.{options.worker}")),
             self._start(self._note_loop()),
             self._start(self._credential.run(self._link)),
@@ -250,22 +256,7 @@ class Agent:
 
     def waiting_for(self) -> str:
         """What keeps a stopping agent, for people."""
-        state = self._shell.state
-        parts: list[str] = []
-        if state.running:
-            named = [
-                f"{attempt.order.job} task {attempt.index}" for attempt in list(state.running.values())[:NAMED_MAX]
-            ]
-            more = f" and {len(state.running) - NAMED_MAX} more" if len(state.running) > NAMED_MAX else ""
-            parts.append(f"{len(state.running)} running: {', '.join(named)}{more}")
-        if state.settling:
-            parts.append(f"output or results of {len(state.settling)} ended tasks on their way")
-        if state.unsent():
-            parts.append(
-                "reports to be recorded" + ("" if self._link.connected else " (no connection to the platform)")
-            )
-        again = "" if self._stops > 1 else "; once more stops now"
-        return f"stopping: {'; '.join(parts) or 'nothing runs'}{again}"
+        return waiting_for(self._shell.state, self._link.connected, self._stops)
 
     # Orders
 
@@ -276,13 +267,13 @@ class Agent:
             self._poll_again = False
             poll = next_poll(self._shell.state, clock())
             began = loop.time()
-            answer = await self._ask(subject, protocol.pack(poll))
+            answer = await self._ask(subject, poll)
             if isinstance(answer, Denied) and answer.code in ("superseded", "malformed"):
                 self._shell.feed(Denial(answer.code, answer.detail, clock()))
                 return
-            if isinstance(answer, Denied) and answer.code == "two_machines" and not told:
-                told = answer.detail
-                _log.warning("worker.two_machines", why=told, then="trying again until it is let in")
+            if isinstance(answer, Denied) and answer.code in ("two_machines", "unverified") and told != answer.code:
+                told = answer.code
+                _log.warning(f"worker.{told}", why=answer.detail, then="trying again until it is let in")
             if isinstance(answer, Orders):
                 self._shell.feed(Ordered(answer, clock(), poll.hello is not None))
                 if not self._shell.state.greet:
@@ -298,12 +289,17 @@ class Agent:
             await asyncio.sleep(random.uniform(0.5, 1.0) * pause)
             pause = min(RETRY_S_MAX, pause * 2)
 
-    async def _ask(self, subject: str, data: bytes) -> Orders | Denied | None:
-        """The answer to a poll; None when there was none, or it was abandoned."""
+    async def _ask(self, subject: str, poll: Poll) -> Orders | Denied | None:
+        """The hive's answer to a poll; None when there was none, or it was abandoned."""
+        data = protocol.pack(poll)
+        if poll.hello is not None:
+            data = self._voice.sign("hello", data)
         try:
-            return protocol.poll_answer_of(await self._request(subject, data, POLL_S_MAX + POLL_SPARE_S))
+            said = await self._request(subject, data, POLL_S_MAX + POLL_SPARE_S)
         except (LinkDown, LinkTimeout, NoResponders):
             return None
+        body = self._voice.believed("next", poll, said)
+        return protocol.poll_answer_of(body) if body is not None else None
 
     async def _request(self, subject: str, data: bytes, timeout_s: float) -> bytes:
         """An answer. Raises LinkTimeout also when the platform says that who was asked may be gone."""
@@ -361,11 +357,14 @@ class Agent:
 
     async def _deliver(self, subject: str, report: Report) -> ReportAnswer:
         """Send a report until it is answered for good."""
-        data = protocol.pack(report)
+        body, signer, data = protocol.pack(report), None, b""
         pause = RETRY_S_MIN
         while True:
+            if signer is not self._credential.signer:  # once, and again with each other key
+                signer, data = self._credential.signer, self._voice.sign("report", body)
             try:
-                answer = protocol.report_answer_of(await self._request(subject, data, ANSWER_S))
+                said = self._voice.believed("report", report, await self._request(subject, data, ANSWER_S))
+                answer = protocol.report_answer_of(said) if said is not None else _NOTHING
                 if not isinstance(answer, Denied) or answer.code in ("superseded", "malformed"):
                     return answer
                 if answer.code == "unknown_session":

@@ -1,4 +1,5 @@
 """The worker's NATS JWT: kept in its state folder, renewed over HTTP long before it ends, and whenever NATS refuses it.
+With it comes the key that the hive signs with.
 
 When the worker is given another key, that is asked for with it, and taken for the next connection: what runs goes on.
 """
@@ -19,8 +20,10 @@ from infra.link import Link
 from infra.nats_jwt import BadJwt, read_user
 from infra.nkey import BadKey, Signer
 from infra.renewal import NOT_ENROLLED, PATH, CredentialAnswer, CredentialBody, sign
+from infra.signing_key import BadChain
 from worker import signed
 from worker.api import Api, Unavailable
+from worker.pin import Pin
 from worker.rekey import next_seed, promote
 from worker.signed import AskRefused, SignedAsk
 
@@ -41,7 +44,8 @@ _encode = msgspec.json.Encoder().encode
 
 class WorkerCredential:
     """The JWT of one worker, whose secret is `seed`, or in that file. `credential` is for its link; `await run(link)` keeps
-    it good until cancelled. Raises infra.nkey.BadKey for a damaged seed.
+    it good until cancelled; `signer` signs as it, `pin` knows the hive's key. Raises infra.nkey.BadKey for a damaged seed
+    or pin.
     """
 
     def __init__(self, worker: WorkerId, seed: bytes | Path, state: Path, api: Api) -> None:
@@ -50,9 +54,12 @@ class WorkerCredential:
         self._seen = self._signature()
         self._link: Link | None = None
         self._renew_at = 0.0
+        self._doubted = False
         self.said = ""
         """Why there is no new one; "" when there is."""
+        self.pin = Pin(state)
         self.credential = Credential(self.seed(), lambda: self._jwt)
+        self.signer = Signer(self.credential.seed)
         self._jwt = self._kept()
 
     def seed(self) -> str:
@@ -69,17 +76,22 @@ class WorkerCredential:
 
     async def first(self) -> None:
         """Get one if there is none yet; without success within FIRST_S, `run` goes on trying."""
-        if not self._jwt:
+        if not self._jwt or not self.pin.key:
             await self._try()
 
+    def doubt(self) -> None:
+        """Something was not signed by the hive as it is known: its key may be another one by now."""
+        self._doubted = True
+
     async def run(self, link: Link) -> None:
-        """Ask for a new one when it is time, NATS refuses what there is, or there is another key; after 1 s growing to a
-        minute, with jitter.
+        """Ask for a new one when it is time, NATS refuses what there is, there is another key, or the hive's is in doubt;
+        after 1 s growing to a minute, with jitter.
         """
         self._link = link
         pause = RETRY_S_MIN
         while True:
-            if link.refused or self._due() or self._changed():
+            if link.refused or self._due() or self._changed() or self._doubted:
+                self._doubted = False
                 await self._try()
                 await self._wait(random.uniform(0.5, 1.0) * pause)
                 pause = min(RETRY_S_MAX, pause * 2)
@@ -159,8 +171,11 @@ class WorkerCredential:
             answer = _answer_of(await self._ask.ask(PATH, body))
             if read_user(answer.jwt).sub != signer.public_key:
                 raise BadJwt("it is another key's")
+            self.pin.follow(answer.signing)
         except (msgspec.DecodeError, BadJwt) as error:
             raise AskRefused("", f"the answer is no credential: {error}") from None
+        except BadChain as error:
+            raise AskRefused("", str(error)) from None
         self._ask.is_now(answer.now)
         self._use(seed, answer.jwt)
         self._renew_at = time.monotonic() + max(
@@ -173,6 +188,7 @@ class WorkerCredential:
         self._jwt = jwt
         if seed != self.credential.seed:
             self.credential = Credential(seed, lambda: self._jwt)
+            self.signer = Signer(seed)
             if self._link is not None:
                 self._link.use(self.credential)
             _log.info("worker.rekeyed", public_key=Signer(seed).public_key)

@@ -21,6 +21,7 @@ from events.protocol import OUTPUT_PIECE_BYTES_MAX, OUTPUT_PIECES_MAX, Denied, O
 from events.protocol import Run as RunOrder
 from infra.link import Link, LinkDown, LinkTimeout, NoResponders
 from worker.state import Key
+from worker.voice import Voice
 
 FRAME = struct.Struct(">BIQ")
 MARK_STREAM = 0
@@ -80,7 +81,7 @@ class OutputDesk:
         self._spool_max, self._attempt_max = spool_bytes_max, attempt_bytes_max
         self._streams: dict[Key, Stream] = {}
         self._pending: dict[Key, Stream] = {}
-        self._in_memory = 0
+        self._in_memory = self._sent = 0
         self._spooled = 0
         self._urgent = False
         self._wake = asyncio.Event()
@@ -185,7 +186,7 @@ class OutputDesk:
 
     # To the platform
 
-    async def run(self, link: Link, subject: str, session: str) -> None:
+    async def run(self, link: Link, subject: str, session: str, voice: Voice) -> None:
         """Deliver, one message after the other, until cancelled."""
         pause = RETRY_S_MIN
         while True:
@@ -195,12 +196,15 @@ class OutputDesk:
             if not pieces:
                 self._wake.clear()
                 continue
+            self._sent += 1
+            output = Output(session, pieces, self._sent)
             try:
-                answer = protocol.output_answer_of(
-                    (await link.request(subject, protocol.pack(Output(session, pieces)), ANSWER_S)).data
-                )
+                said = (await link.request(subject, protocol.pack(output), ANSWER_S)).data
             except (LinkDown, LinkTimeout, NoResponders):
-                answer = None
+                body = None
+            else:
+                body = voice.believed("output", output, said)
+            answer = protocol.output_answer_of(body) if body is not None else None
             if answer is None or (isinstance(answer, Denied) and answer.code != "malformed"):
                 await asyncio.sleep(random.uniform(0.5, 1.0) * pause)
                 pause = min(RETRY_S_MAX, pause * 2)

@@ -7,11 +7,13 @@ safe; only some) -> fresh (ended) -> saving -> saved (on disk) -> sent -> record
 from collections import deque
 
 from events.base import JobId, Runs, size_of
-from events.protocol import Ended, Held, Hello, Poll, Report, Run
+from events.protocol import SPEAKS, Ended, Held, Hello, Poll, Report, Run
 from worker.messages import Instruction
 from worker.pace import Pace
 from worker.reports import join
 
+NAMED_MAX = 3
+"""How many tasks are named to people."""
 Key = tuple[int, int]
 """An attempt: its lease and its task's index."""
 
@@ -146,4 +148,19 @@ def next_poll(state: State, now: int) -> Poll:
         said = state.hello
         hello = Hello(said.boot, state.capacity, said.version, said.nonce, holding(state), said.since_boot_ms)
     room = 0 if state.stopping else -1
-    return Poll(state.session, state.polls, state.last, room, state.polled_ahead, hello)
+    return Poll(state.session, state.polls, state.last, room, state.polled_ahead, hello, SPEAKS)
+
+
+def waiting_for(state: State, connected: bool, stops: int) -> str:
+    """What keeps a stopping agent that was told so `stops` times, for people."""
+    parts: list[str] = []
+    if state.running:
+        named = [f"{attempt.order.job} task {attempt.index}" for attempt in list(state.running.values())[:NAMED_MAX]]
+        more = f" and {len(state.running) - NAMED_MAX} more" if len(state.running) > NAMED_MAX else ""
+        parts.append(f"{len(state.running)} running: {', '.join(named)}{more}")
+    if state.settling:
+        parts.append(f"output or results of {len(state.settling)} ended tasks on their way")
+    if state.unsent():
+        parts.append("reports to be recorded" + ("" if connected else " (no connection to the platform)"))
+    again = "" if stops > 1 else "; once more stops now"
+    return f"stopping: {'; '.join(parts) or 'nothing runs'}{again}"

@@ -111,6 +111,10 @@ class Admission:
             meter.open[kind] = waiting + 1
         return "take"
 
+    def blame(self, worker: WorkerId, size: int, now: float) -> bool:
+        """A message that was taken should not have been sent: it counts as a refused one. Whether that is a flood of them."""
+        return self._refuse(self._meter(worker, now), size, now) == "flood"
+
     @staticmethod
     def _refuse(meter: _Meter, size: int, now: float) -> Verdict:
         if meter.answers is None or meter.refused is None or meter.refused_bytes is None:

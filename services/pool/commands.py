@@ -56,10 +56,11 @@ class Greet(msgspec.Struct, frozen=True, gc=False):
 
 
 class Reported(msgspec.Struct, frozen=True, gc=False):
-    """A worker says what happened."""
+    """A worker says what happened. `digest`: of the report as it was sent."""
 
     worker: WorkerId
     report: Report
+    digest: Digest = ""
 
 
 class Silent(msgspec.Struct, frozen=True, gc=False):

@@ -30,11 +30,11 @@ class OutputDesk:
     def __init__(
         self,
         outputs: Outputs,
-        send: Callable[[str, bytes], None],
+        say: Callable[[WorkerId, str, Output, Stored | Denied], None],
         is_current: Callable[[WorkerId, Piece], bool],
         when_certain: Callable[[Callable[[], None]], None],
     ) -> None:
-        self._outputs, self._send, self._is_current, self._when_certain = outputs, send, is_current, when_certain
+        self._outputs, self._say, self._is_current, self._when_certain = outputs, say, is_current, when_certain
         self._waiting: deque[tuple[WorkerId, str, Output]] = deque()
         self._of: Counter[WorkerId] = Counter()
         self._bytes = 0
@@ -47,7 +47,7 @@ class OutputDesk:
             return
         if len(output.pieces) > protocol.OUTPUT_PIECES_MAX:
             detail = f"{len(output.pieces)} pieces at once; the limit is {protocol.OUTPUT_PIECES_MAX}"
-            self._send(reply, protocol.pack(Denied("malformed", detail)))
+            self._say(worker, reply, output, Denied("malformed", detail))
             return
         self._bytes += size
         self._of[worker] += 1
@@ -91,7 +91,7 @@ class OutputDesk:
         for (worker, reply, output), flags in zip(batch, wanted, strict=True):
             offsets = [next(safe) if flag else NOT_WANTED for flag in flags]
             if all(flags):
-                self._send(reply, protocol.pack(Stored(offsets)))
+                self._say(worker, reply, output, Stored(offsets))
             else:
                 self._when_certain(lambda w=worker, r=reply, o=output, s=offsets: self._refuse(w, r, o, s))
 
@@ -99,4 +99,4 @@ class OutputDesk:
         """Answer with what is not wanted, unless it turned out to be wanted after all: then it is to be sent again."""
         again = zip(output.pieces, offsets, strict=True)
         if not any(offset == NOT_WANTED and self._is_current(worker, piece) for piece, offset in again):
-            self._send(reply, protocol.pack(Stored(offsets)))
+            self._say(worker, reply, output, Stored(offsets))

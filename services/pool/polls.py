@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from events import protocol
 from events.base import WorkerId
 from events.protocol import POLL_S_MAX, Cancel, Denied, Orders, Poll
 from services.hosting import Item, Refused
@@ -38,17 +37,19 @@ class Parked:
 
 
 class PollDesk:
-    """The parked polls of one pool. Every control plane parks them; the one that leads answers."""
+    """The parked polls of one pool. Every control plane parks them; the one that leads answers, with `say(worker, reply,
+    poll, answer)`.
+    """
 
     def __init__(
         self,
         writer: Writer[Pool],
         book: OrderBook,
-        send: Callable[[str, bytes], None],
+        say: Callable[[WorkerId, str, Poll, Orders | Denied], None],
         clock: Callable[[], int],
         monotonic: Callable[[], float],
     ) -> None:
-        self._writer, self._book, self._send = writer, book, send
+        self._writer, self._book, self._say = writer, book, say
         self._clock, self._monotonic = clock, monotonic
         self._parked: dict[WorkerId, Parked] = {}
         self._due: OrderedDict[WorkerId, None] = OrderedDict()  # a dict is slow at giving its first away
@@ -228,11 +229,11 @@ class PollDesk:
     def _greeted(self, worker: WorkerId, parked: Parked, outcomes: list[Any], position: int) -> None:
         hello, machine = parked.poll.hello, self._writer.state.workers.get(worker)
         if isinstance(outcomes[0], Refused):
-            self._reply_poll(worker, parked, protocol.pack(Denied(outcomes[0].code, outcomes[0].detail)))
+            self._reply_poll(worker, parked, Denied(outcomes[0].code, outcomes[0].detail))
             return
         assert hello is not None
         if machine is not None and is_contested(machine, parked.poll.session, hello):
-            self._reply_poll(worker, parked, protocol.pack(Denied("two_machines", TWO_MACHINES)))
+            self._reply_poll(worker, parked, Denied("two_machines", TWO_MACHINES))
             return
         if machine is None or machine.session != parked.poll.session:
             self._resync(worker, parked, outcomes, position)  # more is to be given up first, or superseded meanwhile
@@ -240,17 +241,17 @@ class PollDesk:
         # What the agent holds and should not have is told with every hello, and needs no number.
         stale = [Cancel(UNNUMBERED, job, lease) for job, lease in stale_leases(self._writer.state, worker, hello)]
         orders = self._book.orders(self._writer.state, worker, parked.poll.last, position, self._clock())
-        self._reply_poll(worker, parked, protocol.pack(Orders([*stale, *orders])))
+        self._reply_poll(worker, parked, Orders([*stale, *orders]))
 
-    def _reply_poll(self, worker: WorkerId, parked: Parked, data: bytes) -> None:
+    def _reply_poll(self, worker: WorkerId, parked: Parked, answer: Orders | Denied) -> None:
         if self._parked.get(worker) is parked:
             del self._parked[worker]
             self._idle.pop(worker, None)
-        self._send(parked.reply, data)
+        self._say(worker, parked.reply, parked.poll, answer)
 
     def _tell(self, worker: WorkerId, parked: Parked, outcomes: list[Any], position: int) -> None:
         orders = self._book.orders(self._writer.state, worker, parked.poll.last, position, self._clock())
-        self._reply_poll(worker, parked, protocol.pack(Orders(orders)))
+        self._reply_poll(worker, parked, Orders(orders))
 
     def _tell_nothing(self, worker: WorkerId, parked: Parked, outcomes: list[Any], position: int) -> None:
         machine = self._writer.state.workers.get(worker)
@@ -262,9 +263,9 @@ class PollDesk:
     def _resync(self, worker: WorkerId, parked: Parked, outcomes: list[Any], position: int) -> None:
         machine = self._writer.state.workers.get(worker)
         if machine is not None and is_superseded(machine, parked.poll.session, parked.poll.hello):
-            self._reply_poll(worker, parked, protocol.pack(Denied("superseded", SUPERSEDED)))
+            self._reply_poll(worker, parked, Denied("superseded", SUPERSEDED))
         else:
-            self._reply_poll(worker, parked, protocol.pack(Orders([], resync=True)))
+            self._reply_poll(worker, parked, Orders([], resync=True))
 
 
 def _is_other(machine: Worker, poll: Poll) -> bool:

@@ -20,12 +20,14 @@ from events.catalog import LEDGER_SUBJECT, AnyEvent, Mark, pool_subject, positio
 from events.job import JobFinished, JobSubmitted
 from events.log import Log
 from events.pool import WriterLed
-from events.protocol import Denied, Output, Piece, Recorded, Report
+from events.protocol import Asked, Denied, Output, Piece, Poll, Recorded, Report, Said, Verb
 from events.task import TasksLeased
 from events.worker import WorkerLost, WorkerRegistered, WorkerStopped
 from infra.index import Index
 from infra.link import Link, LinkDown
 from infra.outputs import Outputs
+from infra.report_archive import Record, ReportArchive
+from infra.signing import Signed, split
 from services.asking import AskDesk
 from services.hosting import Item, Refused, Snapshots, Turn
 from services.pool import commands, model, react
@@ -37,6 +39,7 @@ from services.pool.orders import OrderBook
 from services.pool.output import OutputDesk
 from services.pool.polls import Parked, PollDesk
 from services.pool.state import Pool
+from services.pool.voice import UNSIGNED, UNVERIFIED, Voice
 from services.reaction import Reaction
 from services.writer import Writer
 
@@ -83,9 +86,11 @@ class PoolService:
         log: Log,
         pool: str,
         *,
+        voice: Voice,
         book: OrderBook,
         index: Index,
         outputs: Outputs,
+        archive: ReportArchive,
         snapshots: Snapshots[Pool],
         turn: Turn,
         name: str,
@@ -94,14 +99,15 @@ class PoolService:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._link, self._pool, self._book, self._index = link, pool, book, index
+        self._voice, self._archive = voice, archive
         self.writer: Writer[Pool] = Writer(log, PoolModel(pool, version), self, turn, snapshots, name, clock)
         self._reaction = Reaction(log, LEDGER_SUBJECT, react.WANTED, self.writer.poke, "ledger")
         self._clock = clock or (lambda: time.time_ns() // 1_000_000)
         self._monotonic = monotonic
         self._liveness = Liveness(monotonic)
         self._admission = Admission()
-        self._desk = OutputDesk(outputs, self._send, self._is_current, self._when_certain)
-        self._polls = PollDesk(self.writer, book, self._send, self._clock, monotonic)
+        self._desk = OutputDesk(outputs, self._say_of_output, self._is_current, self._when_certain)
+        self._polls = PollDesk(self.writer, book, self._say_to_poll, self._clock, monotonic)
         # A drain may be taken back while nobody leads, so it is left to be asked again.
         self._asks: AskDesk[commands.Command] = AskDesk(
             link, service_of(pool), self.writer, ask_of, lambda command: not isinstance(command, DrainWorker), monotonic
@@ -137,7 +143,9 @@ class PoolService:
     # What comes in
 
     def _admits(self, worker: WorkerId, kind: Kind, reply: str, size: int) -> bool:
-        """Whether a message of `size` bytes is taken; what is not is answered here, or dropped."""
+        """Whether a message of `size` bytes is taken; what is not is answered here, or dropped. Nothing was decoded, so
+        that the answer names no question and is not signed: it is a hint, and obeyed by nobody.
+        """
         verdict = self._admission.admit(worker, kind, size, self._monotonic())
         if verdict == "take":
             return True
@@ -152,12 +160,19 @@ class PoolService:
         worker = subject.split(".")[2]
         if not self._admits(worker, "poll", reply, len(data)):
             return
+        signed = split(data)
         try:
-            poll = protocol.poll_of(data)
+            poll: Poll = protocol.poll_of(signed.body if signed is not None else data)
         except msgspec.DecodeError as error:
             self._send(reply, protocol.pack(Denied("malformed", str(error))))
             return
         if poll.hello is not None and not self._admits(worker, "hello", reply, len(data)):
+            return
+        if poll.speaks < protocol.SPEAKS or (poll.hello is not None and signed is None):
+            self._send(reply, protocol.pack(UNSIGNED))
+            return
+        if poll.hello is not None and signed is not None and not self._voice.signer_of(worker, "hello", signed):
+            self._doubted("next", worker, reply, poll, len(data))
             return
         self._heard(worker, poll.session)
         self._polls.take(worker, Parked(reply, poll, self._monotonic()))
@@ -166,22 +181,43 @@ class PoolService:
         worker = subject.split(".")[2]
         if not self._admits(worker, "report", reply, len(data)):
             return
+        signed = split(data)
         try:
-            report: Report = protocol.report_of(data)
+            report: Report = protocol.report_of(signed.body if signed is not None else data)
         except msgspec.DecodeError as error:
             self._admission.done(worker, "report")
             self._send(reply, protocol.pack(Denied("malformed", str(error))))
             return
+        key = self._voice.signer_of(worker, "report", signed) if signed is not None else ""
+        if signed is None or not key:
+            self._admission.done(worker, "report")
+            self._doubted("report", worker, reply, report, len(data))
+            return
         self._heard(worker, report.session)
-        item = Item([Reported(worker, report)], partial(self._recorded, worker, reply), f"worker:{worker}")
+        done = partial(self._recorded, worker, reply, report, signed, key)
+        item = Item([Reported(worker, report, signed.digest)], done, f"worker:{worker}")
         if not (self.writer.leads and self.writer.offer(item)):
             self._admission.done(worker, "report")
 
-    def _recorded(self, worker: WorkerId, reply: str, outcomes: list[Any], position: int) -> None:
+    def _doubted(self, verb: Verb, worker: WorkerId, reply: str, asked: Asked, size: int) -> None:
+        """It has not the signature of its worker: it changes nothing, and whoever goes on sending such floods."""
+        if self._admission.blame(worker, size, self._monotonic()):
+            self.on_flood(worker)
+        elif self.writer.leads:
+            self._answer(verb, worker, reply, asked, UNVERIFIED)
+
+    def _recorded(
+        self, worker: WorkerId, reply: str, report: Report, signed: Signed, key: str, outcomes: list[Any], position: int
+    ) -> None:
         self._admission.done(worker, "report")
         refused = outcomes[0]
-        answer = Denied(refused.code, refused.detail) if isinstance(refused, Refused) else None
-        self._send(reply, protocol.pack(answer or Recorded(position_text(position))))
+        if isinstance(refused, Refused):
+            self._answer("report", worker, reply, report, Denied(refused.code, refused.detail))
+            return
+        # What was recorded before is here already, unless the process that did it died in between.
+        if refused is None or not self._archive.has(signed.digest):
+            self._archive.add(Record(position, self._pool, worker, key, signed.signature, signed.body), signed.digest)
+        self._answer("report", worker, reply, report, Recorded(position_text(position)))
 
     def _output(self, subject: str, reply: str, data: bytes) -> None:
         worker = subject.split(".")[2]
@@ -219,6 +255,17 @@ class PoolService:
             self._liveness.heard(worker)
 
     # What goes out
+
+    def _answer(self, verb: Verb, worker: WorkerId, reply: str, asked: Asked, answer: Said) -> None:
+        """Say it, signed."""
+        if reply:
+            self._send(reply, self._voice.say(verb, worker, asked, answer))
+
+    def _say_to_poll(self, worker: WorkerId, reply: str, poll: Poll, answer: Said) -> None:
+        self._answer("next", worker, reply, poll, answer)
+
+    def _say_of_output(self, worker: WorkerId, reply: str, output: Output, answer: Said) -> None:
+        self._answer("output", worker, reply, output, answer)
 
     def _send(self, reply: str, data: bytes) -> None:
         if not reply:

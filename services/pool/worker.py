@@ -149,7 +149,7 @@ def decide_report(state: Pool, command: Reported, now: int) -> list[Fact]:
         return []
     _check_items(report)
     ends = Ends(state, now)
-    facts: list[Fact] = [WorkerReported(worker.id, report.sequence)]
+    facts: list[Fact] = [WorkerReported(worker.id, report.sequence, command.digest)]
     for item in report.items:
         facts += _item(state, worker, ends, item)
     if report.bye:

@@ -22,9 +22,11 @@ from events.protocol import Ended, Hello, Output, Piece, Poll, Report
 from events.worker import Capacity
 from infra.credential import Credential
 from infra.link import Link, LinkDown, LinkTimeout
+from infra.nkey import Signer
 from tests.bench.figures import quantile
 from tests.bench.hive import BenchFailed
 from tests.bench.identities import Machine, credential, enrol, new_machine
+from tests.signing_support import opened, said
 from tests.system import System, system
 
 SAMPLES = 6000
@@ -50,7 +52,7 @@ async def flood(count: int) -> dict[str, dict[str, float]]:
             jwt = await credential(http, hive.url(), machine)
             link = await Link.open(nats_url, Credential(machine.seed, lambda: jwt), "bench", f"_INBOX_{machine.worker}")
             try:
-                reports = _Reports(link, machine.worker)
+                reports = _Reports(link, machine.worker, machine.seed)
                 await reports.greet()
                 await reports.send(WARM_UP)
                 idle = await reports.send(count)
@@ -71,13 +73,16 @@ async def flood(count: int) -> dict[str, dict[str, float]]:
 class _Reports:
     """The second worker."""
 
-    def __init__(self, link: Link, worker: str) -> None:
-        self._link, self._base = link, f"req.{POOL}.{worker}"
+    def __init__(self, link: Link, worker: str, seed: str) -> None:
+        self._link, self._base, self._worker, self._signer = link, f"req.{POOL}.{worker}", worker, Signer(seed)
         self._sequence = 0
+
+    def _said(self, asked: Poll | Report) -> bytes:
+        return said(POOL, self._worker, asked, self._signer)
 
     async def greet(self) -> None:
         """Open its session; the poll is not waited for any longer."""
-        poll = protocol.pack(Poll("bench", 1, hello=Hello("boot", Capacity(1000, 2**30), "bench", "nonce")))
+        poll = self._said(Poll("bench", 1, hello=Hello("boot", Capacity(1000, 2**30), "bench", "nonce")))
         await self._link.request(f"{self._base}.next", poll, ASK_S)
 
     async def send(self, count: int) -> list[float]:
@@ -91,10 +96,10 @@ class _Reports:
                 due, data = await ahead.get()
                 while True:
                     try:
-                        said = (await self._link.request(f"{self._base}.report", data, 1.5)).data
+                        told = (await self._link.request(f"{self._base}.report", data, 1.5)).data
                     except LinkTimeout:
                         continue
-                    answer = protocol.report_answer_of(said)
+                    answer = protocol.report_answer_of(opened(told))
                     if isinstance(answer, protocol.Recorded):
                         break
                     if answer.code != "slow_down":
@@ -106,7 +111,7 @@ class _Reports:
             due = begin + turn * EACH_S
             await asyncio.sleep(max(0.0, due - clock()))
             self._sequence += 1
-            ahead.put_nowait((due, protocol.pack(Report("bench", self._sequence, []))))
+            ahead.put_nowait((due, self._said(Report("bench", self._sequence, []))))
         await delivering
         return waits
 
@@ -130,11 +135,11 @@ async def _meanwhile(
 async def _hostile(url: str, nats_url: str, seed: str) -> None:
     """Flood until there is a line on stdin; then say how many messages and MiB, how often let in, and for how long."""
     machine = new_machine(seed)
-    messages = _messages(machine.worker)
+    messages = _messages(machine.worker, Signer(machine.seed))
     count = size = let_in = 0
     inside_s = 0.0
     enough = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))
-    said = False
+    told = False
     async with aiohttp.ClientSession() as http:
         while not enough.done():
             try:
@@ -145,8 +150,8 @@ async def _hostile(url: str, nats_url: str, seed: str) -> None:
                 await asyncio.sleep(AGAIN_S)
                 continue
             let_in += 1
-            if not said:
-                said = True
+            if not told:
+                told = True
                 print("ready", flush=True)
             start = time.perf_counter()
             with contextlib.suppress(LinkDown):
@@ -160,12 +165,13 @@ async def _hostile(url: str, nats_url: str, seed: str) -> None:
     print(count, round(size / 2**20), let_in, round(inside_s, 2))
 
 
-def _messages(worker: str) -> list[tuple[str, bytes]]:
+def _messages(worker: str, signer: Signer) -> list[tuple[str, bytes]]:
     """What it sends in turns: mostly small ones, which cost the platform most for each byte."""
     base = f"req.{POOL}.{worker}"
-    small = protocol.pack(Report("flood", 1, [Ended(1, "jnothing", [0, 0])]))
-    large = protocol.pack(Report("flood", 2, [Ended(n, "jnothing", [0, 2000]) for n in range(10_000)]))
-    poll = protocol.pack(Poll("flood", 1, hello=Hello("boot", Capacity(1000, 2**30), "flood", "nonce")))
+    small = said(POOL, worker, Report("flood", 1, [Ended(1, "jnothing", [0, 0])]), signer)
+    large = said(POOL, worker, Report("flood", 2, [Ended(n, "jnothing", [0, 2000]) for n in range(10_000)]), signer)
+    hello = Hello("boot", Capacity(1000, 2**30), "flood", "nonce")
+    poll = said(POOL, worker, Poll("flood", 1, hello=hello), signer)
     output = protocol.pack(Output("flood", [Piece(1, "jnothing", 0, 0, b"x" * LARGE_BYTES)]))
     some = [(f"{base}.report", small), (f"{base}.next", poll)] * TURNS
     return [*some, (f"{base}.report", large), (f"{base}.output", output)]

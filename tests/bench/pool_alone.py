@@ -15,12 +15,14 @@ from events.log import MemoryLog
 from events.protocol import Ended, Hello, Orders, Poll, Report, Run
 from events.worker import Capacity
 from infra.index import Index
+from infra.report_archive import ReportArchive
 from infra.sealing import Sealer
 from infra.tickets import Tickets
 from services.asking import COMMANDS_PER_ASK_MAX, Answer, Ask, answer_of, pack
 from services.pool.commands import Submit
 from services.pool.orders import OrderBook
 from services.pool.service import PoolService
+from tests.signing_support import opened, said, voice
 
 POOL = "bench"
 _SEALER = Sealer(b"\x01" * 32)
@@ -96,10 +98,10 @@ class BenchWorker:
         """Ask for orders."""
         self._polls += 1
         poll = Poll("s1", self._polls, self._last, hello=hello)
-        self.link.ask(f"req.{POOL}.{self.name}.next", protocol.pack(poll), self._told)
+        self.link.ask(f"req.{POOL}.{self.name}.next", said(POOL, self.name, poll), self._told)
 
     def _told(self, data: bytes) -> None:
-        orders = cast(Orders, protocol.poll_answer_of(data)).orders
+        orders = cast(Orders, protocol.poll_answer_of(opened(data))).orders
         self.held += [order for order in orders if isinstance(order, Run)]
         self._last = max([self._last, *(order.number for order in orders)])
         self.answered()
@@ -110,7 +112,7 @@ class BenchWorker:
         done, self.held = self.held[:most], self.held[most:]
         self._reports += 1
         report = Report("s1", self._reports, [Ended(run.number, run.job, run.tasks) for run in done])
-        self.link.ask(f"req.{POOL}.{self.name}.report", protocol.pack(report), lambda data: None)
+        self.link.ask(f"req.{POOL}.{self.name}.report", said(POOL, self.name, report), lambda data: None)
 
 
 class PoolAlone:
@@ -120,6 +122,7 @@ class PoolAlone:
         self.link = LocalLink()
         self._index = Index(folder / "index.sqlite")
         parts: Any = {"outputs": None, "index": self._index, "turn": _Turn(), "snapshots": _NoSnapshots()}
+        parts |= {"voice": voice(POOL), "archive": ReportArchive(folder / "reports", 0)}
         book = OrderBook(_SEALER, Tickets(b"\x02" * 32))
         self.service = PoolService(
             cast(Any, self.link), MemoryLog(), POOL, book=book, name="bench", version="1", **parts

@@ -13,15 +13,17 @@ import pytest
 
 from events import catalog, protocol
 from events.base import runs_of
-from events.protocol import Denied, Ended, Hello, Orders, Output, Piece, Poll, Recorded, Report
+from events.protocol import Asked, Denied, Ended, Hello, Orders, Output, Piece, Poll, Recorded, Report
 from events.worker import Capacity
 from infra import nkey, streams
 from infra.credential import Credential
 from infra.link import Link, LinkDown, LinkTimeout
 from infra.nats_authority import WORKER_PAYLOAD_BYTES_MAX
 from infra.nats_log import JetStreamLog
+from infra.nkey import Signer
 from tests.knocking import knock
 from tests.nats_support import linked, until, worker_linked
+from tests.signing_support import opened, said
 from tests.web_support import POOL, Api, Crew
 from tests.worker_support import Rig
 
@@ -50,6 +52,11 @@ class Mallory(NamedTuple):
 
     id: str
     link: Link
+    signer: Signer
+
+    def said(self, asked: Asked) -> bytes:
+        """What it sends, signed with its own key."""
+        return said(POOL, self.id, asked, self.signer)
 
     async def ask(self, verb: str, data: bytes) -> bytes:
         """The platform's answer."""
@@ -59,12 +66,12 @@ class Mallory(NamedTuple):
         """Open a session, with nothing to offer."""
         hello = Hello("boot", Capacity(0, 0), "test", "nonce")
         with contextlib.suppress(LinkTimeout):
-            await self.link.request(f"req.{POOL}.{self.id}.next", protocol.pack(Poll(session, 1, hello=hello)), 1.0)
+            await self.link.request(f"req.{POOL}.{self.id}.next", self.said(Poll(session, 1, hello=hello)), 1.0)
 
     async def report(self, sequence: int, *items: Ended, session: str = "mallory") -> Recorded | Denied:
         """The answer to a report."""
-        said = await self.ask("report", protocol.pack(Report(session, sequence, list(items))))
-        return protocol.report_answer_of(said)
+        answer = await self.ask("report", self.said(Report(session, sequence, list(items))))
+        return protocol.report_answer_of(opened(answer))
 
 
 @pytest.fixture
@@ -76,7 +83,7 @@ async def mallory(hive: Api) -> AsyncGenerator[Mallory]:
     worker = answer["worker"]
     jwt = hive.nats.admit(worker, nkey.public_of(seed), POOL)
     link = await Link.open(hive.nats.url, Credential(seed, lambda: jwt), worker, f"_INBOX_{worker}")
-    yield Mallory(worker, link)
+    yield Mallory(worker, link, Signer(seed))
     await link.close()
 
 
@@ -215,7 +222,9 @@ async def test_a_report_for_another_workers_attempt_changes_nothing(hive: Api, m
         answer = await mallory.report(1, forged, Ended(lease + 1000, job, [0, 0]), Ended(lease, "jnothing", [0, 0]))
         assert isinstance(answer, Recorded)
         output = Output("mallory", [Piece(lease, job, 0, 0, b"forged", final=True)])
-        assert protocol.output_answer_of(await mallory.ask("output", protocol.pack(output))) == protocol.Stored([-1])
+        assert protocol.output_answer_of(opened(await mallory.ask("output", mallory.said(output)))) == protocol.Stored(
+            [-1]
+        )
         _, found = await hive.ask("GET", f"/v1/jobs/{job}")
         assert (found["succeeded"], found["failed"], found["leased"] + found["running"]) == (0, 0, 3)
         crew.hold.set()
@@ -234,10 +243,10 @@ async def test_a_replayed_report_counts_once(hive: Api) -> None:
     async with hive.crew(ends=lambda run, index: 1) as crew:
         job = await held(hive, crew, 2)
         run = crew.orders[0]
-        report = protocol.pack(Report("session", 1, [Ended(run.number, job, runs_of([0]), "exit", 0)]))
+        report = crew.said(Report("session", 1, [Ended(run.number, job, runs_of([0]), "exit", 0)]))
         for _ in range(5):
             answer = (await crew.link.request(f"req.{POOL}.{crew.worker}.report", report, ANSWER_S)).data
-            assert isinstance(protocol.report_answer_of(answer), Recorded)
+            assert isinstance(protocol.report_answer_of(opened(answer)), Recorded)
         _, found = await hive.ask("GET", f"/v1/jobs/{job}")
         assert (found["succeeded"], found["failed"]) == (1, 0)
         ended = [
@@ -284,15 +293,15 @@ async def test_what_is_malformed_is_refused_and_the_others_are_served(hive: Api,
     ]
     async with hive.crew():
         await mallory.greet()
-        for data in [*junk, *map(protocol.pack, polls), *map(protocol.pack, reports)]:
+        for data in [*junk, *map(protocol.pack, polls), *map(mallory.said, [*polls, *reports])]:
             for subject in ("req.{}.{}.next", "req.{}.{}.report", "req.{}.{}.output", "req.{}.{}.odd", "hb.{}.{}"):
                 mallory.link.send(subject.format(POOL, mallory.id), data)
         async with asyncio.timeout(ANSWER_S):
-            said = b""  # so much at once is too much: not all of it is answered
-            while not said:
+            answer = b""  # so much at once is too much: not all of it is answered
+            while not answer:
                 with contextlib.suppress(LinkTimeout):
-                    said = (await mallory.link.request(f"req.{POOL}.{mallory.id}.report", b"odd", 0.2)).data
-        assert isinstance(protocol.report_answer_of(said), Denied)
+                    answer = (await mallory.link.request(f"req.{POOL}.{mallory.id}.report", b"odd", 0.2)).data
+        assert isinstance(protocol.report_answer_of(answer), Denied)
         await served(hive)
 
 
@@ -326,12 +335,12 @@ async def test_others_are_served_while_thousands_knock_in_vain(hive: Api) -> Non
 async def test_who_floods_is_told_then_put_out_for_a_while_and_the_others_are_served(
     hive: Api, mallory: Mallory
 ) -> None:
-    data = protocol.pack(Report("mallory", 1, [Ended(1, "jnothing", [0, 0])]))
-    poll = protocol.pack(Poll("mallory", 1))
+    data = mallory.said(Report("mallory", 1, [Ended(1, "jnothing", [0, 0])]))
+    poll = mallory.said(Poll("mallory", 1))
     told: list[str] = []
 
     def heard(subject: str, reply: str, data: bytes) -> None:
-        answer = protocol.report_answer_of(data)
+        answer = protocol.report_answer_of(opened(data))
         told.append(answer.code if isinstance(answer, Denied) else "")
 
     inbox = mallory.link.new_inbox()
@@ -355,12 +364,12 @@ async def test_who_floods_is_told_then_put_out_for_a_while_and_the_others_are_se
 
 async def test_a_few_too_many_are_told_to_wait_and_nobody_is_put_out(hive: Api, mallory: Mallory) -> None:
     await mallory.greet()
-    hello = protocol.pack(Poll("mallory", 2, hello=Hello("boot", Capacity(0, 0), "test", "nonce")))
-    said = [protocol.poll_answer_of(await mallory.ask("next", hello))]
-    while not isinstance(said[-1], Denied):
-        said.append(protocol.poll_answer_of(await mallory.ask("next", hello)))
-    assert said[0] == Orders([])
-    assert said[-1].code == "slow_down"
+    hello = mallory.said(Poll("mallory", 2, hello=Hello("boot", Capacity(0, 0), "test", "nonce")))
+    told = [protocol.poll_answer_of(opened(await mallory.ask("next", hello)))]
+    while not isinstance(told[-1], Denied):
+        told.append(protocol.poll_answer_of(opened(await mallory.ask("next", hello))))
+    assert told[0] == Orders([])
+    assert told[-1].code == "slow_down"
     assert isinstance(await mallory.report(1), Recorded)
     assert mallory.link.connected
 
@@ -376,9 +385,9 @@ async def test_who_was_let_go_is_out_for_good_with_what_it_has(hive: Api, mallor
 async def test_the_only_orders_are_the_platforms(hive: Api, mallory: Mallory) -> None:
     """What a worker that asks as another would get: nothing, not even an answer."""
     async with hive.crew() as crew:
-        poll = protocol.pack(Poll("session", 99, hello=Hello("boot", Capacity(64_000, 2**36), "test", "nonce")))
+        poll = mallory.said(Poll("session", 99, hello=Hello("boot", Capacity(64_000, 2**36), "test", "nonce")))
         with pytest.raises(LinkTimeout):
             await mallory.link.request(f"req.{POOL}.{crew.worker}.next", poll, 0.3)
-        orders = protocol.poll_answer_of(await mallory.ask("next", protocol.pack(Poll("unknown", 1))))
+        orders = protocol.poll_answer_of(opened(await mallory.ask("next", mallory.said(Poll("unknown", 1)))))
         assert orders == Orders([], resync=True)
         await served(hive)

@@ -17,8 +17,11 @@ from events.worker import Capacity, WorkerContested
 from infra import nkey
 from infra.credential import Credential
 from infra.link import Link, LinkTimeout
+from infra.nkey import Signer
 from services.pool import liveness, worker
 from tests.nats_support import eventually
+from tests.signing_support import opened
+from tests.signing_support import said as signed
 from tests.web_support import POOL, Api, Crew, api
 
 HEARD_S = 1.0
@@ -28,21 +31,24 @@ ANSWER_S = 1.0
 class Copy:
     """A machine with the same key and another boot."""
 
-    def __init__(self, link: Link, name: str) -> None:
-        self.link, self.name = link, name
+    def __init__(self, link: Link, name: str, signer: Signer) -> None:
+        self.link, self.name, self.signer = link, name, signer
         self._sequence = itertools.count(1)
 
     async def greet(self) -> PollAnswer:
         """What its hello is answered."""
         hello = Hello("another boot", Capacity(1000, 2**30), "test", "nonce")
-        poll = protocol.pack(Poll("copy", next(self._sequence), hello=hello))
-        return protocol.poll_answer_of((await self.link.request(f"req.{POOL}.{self.name}.next", poll, ANSWER_S)).data)
+        poll = signed(POOL, self.name, Poll("copy", next(self._sequence), hello=hello), self.signer)
+        answer = (await self.link.request(f"req.{POOL}.{self.name}.next", poll, ANSWER_S)).data
+        return protocol.poll_answer_of(opened(answer))
 
     async def beat(self) -> None:
         """All else by which a worker is heard, until cancelled."""
         while True:
             self.link.send(f"hb.{POOL}.{self.name}", protocol.pack(Heartbeat("copy", 1)))
-            self.link.send(f"req.{POOL}.{self.name}.report", protocol.pack(Report("copy", 1, [])))
+            self.link.send(
+                f"req.{POOL}.{self.name}.report", signed(POOL, self.name, Report("copy", 1, []), self.signer)
+            )
             self.link.send(f"req.{POOL}.{self.name}.output", protocol.pack(Output("copy", [])))
             await asyncio.sleep(HEARD_S / 4)
 
@@ -72,8 +78,9 @@ async def machines(root: Path) -> AsyncGenerator[tuple[Machines, "asyncio.Task[N
         who, inbox = Credential(seed, lambda: jwt), f"_INBOX_{name}"
         links = [await Link.open(hive.nats.url, who, name, inbox) for _ in range(2)]
         crew = Crew(links[0], name)
+        crew.seed = seed
         work = asyncio.create_task(crew.run())
-        both = Machines(hive, crew, Copy(links[1], name))
+        both = Machines(hive, crew, Copy(links[1], name, Signer(seed)))
 
         async def ready() -> bool:
             return (await both.row())["state"] == "ready"

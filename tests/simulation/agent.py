@@ -4,6 +4,7 @@ A crash ends the running tasks; what the machine had put on disk, and only that,
 """
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from random import Random
 from typing import Any
@@ -12,6 +13,8 @@ from events import protocol
 from events.protocol import Denied, Ended, Heartbeat, Hello, Orders, Output, Piece, Recorded, Report, Run, Stored
 from events.worker import Capacity
 from infra.link import LinkDown, LinkTimeout, NoResponders
+from infra.signing import split
+from tests.signing_support import heard, said
 from tests.simulation.auditor import Auditor
 from tests.simulation.network import Net, SimLink
 from worker import messages
@@ -144,10 +147,11 @@ class Agent:
         safe = 0
         while safe < len(data):
             piece = Piece(order.number, order.job, index, safe, data[safe : safe + 60])
-            answer = await self._ask("output", protocol.pack(Output(self.session, [piece])), OUTPUT_TIMEOUT_S)
+            output = Output(self.session, [piece])
+            answer = await self._ask("output", protocol.pack(output), OUTPUT_TIMEOUT_S)
             if answer is None:
                 continue
-            stored = protocol.output_answer_of(answer)
+            stored = heard(POOL, self.name, output, answer)
             assert isinstance(stored, Stored)
             if stored.safe[0] < 0:
                 break
@@ -165,45 +169,46 @@ class Agent:
     # What is said
 
     async def _ask(self, what: str, data: bytes, timeout_s: float) -> bytes | None:
-        """One try."""
-        try:
-            return (await self.link.request(f"req.{POOL}.{self.name}.{what}", data, timeout_s)).data
-        except (LinkDown, LinkTimeout, NoResponders):
-            await asyncio.sleep(PAUSE_S)
-            return None
+        """One try; None also for an answer that is not signed, which is a hint to wait."""
+        with contextlib.suppress(LinkDown, LinkTimeout, NoResponders):
+            answer = (await self.link.request(f"req.{POOL}.{self.name}.{what}", data, timeout_s)).data
+            if split(answer) is not None:
+                return answer
+        await asyncio.sleep(PAUSE_S)
+        return None
 
     async def _report(self, report: Report) -> None:
-        data = protocol.pack(report)
+        data = said(POOL, self.name, report)
         while True:
             answer = await self._ask("report", data, REPORT_TIMEOUT_S)
             if answer is None:
                 continue
-            said = protocol.report_answer_of(answer)
-            if isinstance(said, Recorded):
-                position = int(said.position.partition(".")[2])
+            answered = heard(POOL, self.name, report, answer)
+            if isinstance(answered, Recorded):
+                position = int(answered.position.partition(".")[2])
                 self.auditor.told_recorded(self.name, report.session, report.sequence, position)
                 self._do(messages.Answered(report.sequence, self._now()))
                 return
-            assert isinstance(said, Denied)
-            if said.code in ("superseded", "malformed", "unknown_session"):
-                self._do(messages.Answered(report.sequence, self._now(), said.code, said.detail))
-            if said.code in ("superseded", "malformed"):
+            assert isinstance(answered, Denied)
+            if answered.code in ("superseded", "malformed", "unknown_session"):
+                self._do(messages.Answered(report.sequence, self._now(), answered.code, answered.detail))
+            if answered.code in ("superseded", "malformed"):
                 return
             await asyncio.sleep(PAUSE_S)  # asked to slow down, or to say hello first: the same again
 
     async def _poll(self) -> None:
         while True:
             poll = next_poll(self.state, self._now())
-            answer = await self._unless_again(self._ask("next", protocol.pack(poll), POLL_TIMEOUT_S))
+            answer = await self._unless_again(self._ask("next", said(POOL, self.name, poll), POLL_TIMEOUT_S))
             if answer is None:
                 continue
-            said = protocol.poll_answer_of(answer)
-            if isinstance(said, Orders):
-                self._do(messages.Ordered(said, self._now(), poll.hello is not None))
-                if said.resync:
+            answered = heard(POOL, self.name, poll, answer)
+            if isinstance(answered, Orders):
+                self._do(messages.Ordered(answered, self._now(), poll.hello is not None))
+                if answered.resync:
                     await asyncio.sleep(0.01)
             else:
-                self._do(messages.Denial(said.code, said.detail, self._now()))
+                self._do(messages.Denial(answered.code, answered.detail, self._now()))
                 await asyncio.sleep(PAUSE_S)
 
     async def _unless_again(self, asking: Coroutine[Any, Any, bytes | None]) -> bytes | None:

@@ -9,6 +9,7 @@ from typing import Any
 from events.log import Entry, MemoryLog
 from events.protocol import Piece
 from infra.index import Index
+from infra.report_archive import ReportArchive
 from infra.sealing import Sealer
 from infra.tickets import Tickets
 from infra.turn import BeaconTurn
@@ -17,6 +18,7 @@ from services.pool.service import PoolService
 from services.pool.state import Pool, load, save
 from tests.faulty_log import Fault, FaultyLog
 from tests.pool_support import T0
+from tests.signing_support import voice
 from tests.simulation.network import Net, SimLink
 
 POOL = "p"
@@ -119,6 +121,7 @@ class Plane:
         self.net, self.log, self.name, self.random = net, log, name, random
         self.outputs, self.snapshots = outputs, snapshots
         self.index_path = folder / f"{name}.index"
+        self.archive = ReportArchive(folder / f"{name}.reports", 2**30)
         self.troubles = Troubles()
         self.skew_ms = random.randint(-2000, 2000)
         self.lives = 0
@@ -145,11 +148,12 @@ class Plane:
         loop = asyncio.get_running_loop()
         turn = BeaconTurn(self.link, f"evt.pool.{POOL}", name)  # pyright: ignore[reportArgumentType]
         await turn.start()
-        others: Any = {"outputs": self.outputs, "index": self._index}
+        others: Any = {"outputs": self.outputs, "index": self._index, "archive": self.archive}
         self.service = PoolService(
             self.link,  # pyright: ignore[reportArgumentType]
             self.way,  # pyright: ignore[reportArgumentType]
             POOL,
+            voice=voice(POOL),
             book=OrderBook(SEALER, Tickets(b"\x02" * 32)),
             snapshots=self.snapshots,
             turn=turn,

@@ -20,6 +20,7 @@ from services.asking import Answer, Ask, answer_of, command_subject, pack
 from services.pool.client import service_of
 from services.pool.commands import Command, Submit
 from tests.pool_support import GIB
+from tests.signing_support import heard, said
 from tests.simulation.auditor import Auditor
 from tests.simulation.clock import run
 from tests.simulation.network import Net, SimLink
@@ -92,13 +93,14 @@ class Hand:
         """Send a poll."""
         self.polls += 1
         poll = Poll(self.session, sequence or self.polls, self.last, hello=hello)
-        return asyncio.create_task(self._polled(self._ask("next", protocol.pack(poll), timeout_s)))
+        asking = self._ask("next", said(POOL, self.name, poll), timeout_s)
+        return asyncio.create_task(self._polled(poll, asking))
 
-    async def _polled(self, answer: Awaitable[bytes]) -> Orders | Denied:
-        said = protocol.poll_answer_of(await answer)
-        if isinstance(said, Orders):
-            self.last = max([self.last, *(order.number for order in said.orders)])
-        return said
+    async def _polled(self, poll: Poll, answer: Awaitable[bytes]) -> Orders | Denied:
+        orders: Orders | Denied = heard(POOL, self.name, poll, await answer)
+        if isinstance(orders, Orders):
+            self.last = max([self.last, *(order.number for order in orders.orders)])
+        return orders
 
     async def greets(self, *held: tuple[int, str, Runs]) -> Orders | Denied:
         """Say hello."""
@@ -108,9 +110,9 @@ class Hand:
     async def runs(self, polling: Polling | None = None) -> Run:
         """The one order to run that the poll is answered with, soon."""
         async with asyncio.timeout(SOON_S):
-            said = await (polling or self.poll())
-        assert isinstance(said, Orders), said
-        (run,) = said.orders
+            told = await (polling or self.poll())
+        assert isinstance(told, Orders), told
+        (run,) = told.orders
         assert isinstance(run, Run)
         return run
 
@@ -122,9 +124,10 @@ class Hand:
 
     async def report(self, *items: Ended, bye: bool = False) -> None:
         self.reports += 1
-        data = protocol.pack(Report(self.session, self.reports, list(items), bye))
-        said = protocol.report_answer_of(await self._ask("report", data, SOON_S))
-        assert isinstance(said, Recorded), said
+        report = Report(self.session, self.reports, list(items), bye)
+        answer = await self._ask("report", said(POOL, self.name, report), SOON_S)
+        told = heard(POOL, self.name, report, answer)
+        assert isinstance(told, Recorded), told
 
     def beats(self) -> None:
         self.link.send(f"hb.{POOL}.{self.name}", protocol.pack(Heartbeat(self.session, 1)))

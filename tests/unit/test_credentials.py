@@ -24,6 +24,7 @@ from infra.renewal import (
     sign,
 )
 from services.credentials import ASKED_MAX, SWEEP_MS, WINDOW_MS, CredentialDesk, CredentialRefused, KeyTaken
+from tests.signing_support import CHAIN
 
 NOW = 1_800_000_000_000
 SEED = nkey.new_user_seed()
@@ -53,7 +54,7 @@ class Desk:
             return True
 
         self.key = KEY
-        self.desk = CredentialDesk(mint, rekey, lambda: self.now)
+        self.desk = CredentialDesk(mint, rekey, CHAIN, lambda: self.now)
 
     async def code(self, asked: CredentialBody | RekeyBody) -> str:
         """Why there is no JWT, or no other key; "" when there is."""

@@ -2,7 +2,6 @@
 
 import pytest
 
-from events import protocol
 from events.protocol import Denied, Hello, Poll
 from events.worker import Capacity
 from infra.link import LinkDown
@@ -11,6 +10,7 @@ from services.pool import polls, service
 from services.pool.commands import Submit
 from services.pool.worker import SUPERSEDED
 from tests.bench.pool_alone import POOL, BenchWorker, PoolAlone, pool_alone
+from tests.signing_support import heard, said
 
 
 def asking(pool: PoolAlone) -> Ask:
@@ -134,10 +134,10 @@ async def test_a_late_hello_of_an_older_agent_takes_nothing_from_the_newer() -> 
         worker.poll(Hello("boot", worker.capacity, "1", "nonce", since_boot_ms=2000))
         await pool.settle()
         late = Poll("s0", 1, hello=Hello("boot", worker.capacity, "1", "nonce", since_boot_ms=1000))
-        said: list[bytes] = []
-        pool.link.ask(f"req.{POOL}.w1.next", protocol.pack(late), said.append)
+        told: list[bytes] = []
+        pool.link.ask(f"req.{POOL}.w1.next", said(POOL, "w1", late), told.append)
         await pool.settle()
-        assert [protocol.poll_answer_of(one) for one in said] == [Denied("superseded", SUPERSEDED)]
+        assert [heard(POOL, "w1", late, one) for one in told] == [Denied("superseded", SUPERSEDED)]
         await pool.submit([pool.fact()])
         await pool.settle()
         assert worker.held, "its poll still waits"

@@ -11,9 +11,14 @@ import pytest
 from events import protocol
 from events.protocol import OUTPUT_PIECE_BYTES_MAX, OUTPUT_PIECES_MAX, Denied, Output, Run, Stored
 from events.spec import TaskText
+from infra import signing
 from infra.link import LinkTimeout, Reply
+from tests.signing_support import HIVE, signer_of
 from worker.output import FRAME, MEMORY_BYTES_MAX, MESSAGE_BYTES_MAX, OutputDesk
 from worker.state import Key
+from worker.voice import Voice
+
+VOICE = Voice("p", "w1", lambda: signer_of("w1"), lambda: HIVE.public_key, lambda: None)
 
 
 def order(lease: int) -> Run:
@@ -45,7 +50,8 @@ class Far:
             self.failures -= 1
             raise LinkTimeout("lost")
         answer = self.answer(output)
-        return Reply(protocol.pack(answer if isinstance(answer, Denied) else Stored(answer)), None)
+        body = protocol.pack(answer if isinstance(answer, Denied) else Stored(answer))
+        return Reply(signing.answered(HIVE, "output", "p", "w1", output.session, output.sequence, body), None)
 
 
 class Bench:
@@ -57,7 +63,7 @@ class Bench:
         self._changed = asyncio.Event()
         self.desk = OutputDesk(folder, self._on_settled, lambda: None, **bounds)
         link: Any = self.far
-        self.task = asyncio.get_running_loop().create_task(self.desk.run(link, "out", "s"))
+        self.task = asyncio.get_running_loop().create_task(self.desk.run(link, "out", "s", VOICE))
 
     def _on_settled(self, key: Key, digest: str, size: int, lost: str) -> None:
         assert key not in self.settled

@@ -304,11 +304,13 @@ export interface Capacity {
   kinds?: string[];
 }
 
-/** The session's report with this number was recorded; what it said is in the facts beside this one. */
+/** The session's report with this number was recorded; what it said is in the facts after this one. `digest`: of the report as the worker sent it, whose signature is over this; the archive has both. */
 export interface WorkerReported {
   type: "worker.reported";
   worker: string;
   sequence: number;
+  /** Default: "" */
+  digest?: string;
 }
 
 /** A silent worker was heard again, in the session it had. */
