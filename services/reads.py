@@ -30,6 +30,8 @@ SCAN_FACTS_MAX = 2000
 SCANS_MAX = 16
 """How many such looks one page of tasks takes at most; a page may then be short and still have a next one."""
 NUMBER_MAX = 2**63 - 1
+ATTEMPTS_MAX = 100
+END_KINDS = ("finished", "failed", "retried", "late")
 
 Row = TypeVar("Row")
 
@@ -222,6 +224,18 @@ class Reads:
         numbers = sorted({number for number, _ in sources})
         records = await self._fetch(tables.TASK_DETAILS, job, firsts, numbers)
         return {(number, first): _decode_details(text) for number, first, text in records}
+
+    async def ends(self, job: JobId, index: int) -> list[Fact]:
+        """How the attempts of a task ended, and what came too late, in the order of the log: the last ATTEMPTS_MAX. Raises
+        ReadsUnavailable.
+        """
+        row = await self.job(job)
+        if row is None or not 0 <= index < row.count:
+            return []
+        await self._fresh_for(row)
+        records = await self._fetch(tables.TASK_FACTS, job, index - RUN_TASKS_MAX, index, index, SCAN_FACTS_MAX)
+        facts = sorted((Fact(*record) for record in records), key=lambda fact: fact.number)
+        return [fact for fact in facts if fact.kind in END_KINDS][-ATTEMPTS_MAX:]
 
     async def task(self, job: JobId, index: int) -> TaskRow | None:
         """One task; None when there is none. Raises ReadsUnavailable."""

@@ -6,7 +6,21 @@ from litestar import Litestar
 from litestar.datastructures import State
 from litestar.di import Provide
 
-from web import blobs, credentials, enrolments, events, jobs, keys, people, results, secrets, tasks, users, workers
+from web import (
+    blobs,
+    credentials,
+    enrolments,
+    events,
+    jobs,
+    keys,
+    people,
+    reports,
+    results,
+    secrets,
+    tasks,
+    users,
+    workers,
+)
 from web.auth import Gate
 from web.caller import NOBODY, check_needs
 from web.core import Core
@@ -23,7 +37,7 @@ BODY_BYTES_MAX = 1024**2
 
 ROUTES = [
     *jobs.ROUTES, *results.ROUTES, *tasks.ROUTES, *blobs.ROUTES, *events.ROUTES, *workers.ROUTES, *keys.ROUTES, *enrolments.ROUTES,
-    *credentials.ROUTES, *people.ROUTES, *users.ROUTES, *secrets.ROUTES,
+    *credentials.ROUTES, *people.ROUTES, *users.ROUTES, *secrets.ROUTES, *reports.ROUTES,
 ]  # fmt: skip
 OPEN_PATHS = frozenset(path for route in ROUTES if route.opt.get("needs") == NOBODY for path in route.paths)
 """What the gate lets through unasked: the handlers check for themselves, or are open to all."""

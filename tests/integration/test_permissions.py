@@ -29,6 +29,8 @@ MAY: dict[tuple[str, str], frozenset[str]] = {
     ("HEAD", "/v1/blobs/{digest}"): READERS,
     ("POST", "/v1/blobs/missing"): READERS,
     ("GET", "/v1/events"): ALL,
+    ("GET", "/v1/reports/{digest}"): LOOKERS | KEEPERS,
+    ("GET", "/v1/jobs/{job}/tasks/{index}/reports"): LOOKERS | KEEPERS,
     ("GET", "/v1/workers"): ALL,
     ("GET", "/v1/workers/{worker}"): ALL,
     ("POST", "/v1/workers"): KEEPERS,

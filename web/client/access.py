@@ -15,6 +15,7 @@ from services.accounts.keys import secret_of
 from web import keys_schema as schema
 from web.client.codec import done_of, enrol_of, name
 from web.client.http import TRY_S_MAX, Http, Query
+from web.reports_schema import ReportView, TaskReport, TaskReports
 from web.schema import Done, EnrolAnswer, RenameBody
 from web.secrets_schema import SecretBody, SecretsAnswer, SecretView
 
@@ -22,6 +23,8 @@ _keys_of = msgspec.json.Decoder(schema.KeysAnswer).decode
 _new_key_of = msgspec.json.Decoder(schema.NewKey).decode
 _enrolments_of = msgspec.json.Decoder(schema.EnrolmentsAnswer).decode
 _secrets_of = msgspec.json.Decoder(SecretsAnswer).decode
+_report_of = msgspec.json.Decoder(ReportView).decode
+_task_reports_of = msgspec.json.Decoder(TaskReports).decode
 _new_enrolment_of = msgspec.json.Decoder(schema.NewEnrolment).decode
 
 
@@ -72,6 +75,14 @@ class AsyncAccess:
     async def remove_secret(self, label: str) -> Done:
         """Destroy a secret for tasks."""
         return done_of(await self._ask("DELETE", f"/v1/secrets/{name(label)}"))
+
+    async def report(self, digest: str) -> ReportView:
+        """A worker's report as it was signed."""
+        return _report_of(await self._ask("GET", f"/v1/reports/{name(digest)}"))
+
+    async def reports_of(self, job: str, index: int) -> list[TaskReport]:
+        """Which reports say how the attempts of a task ended."""
+        return _task_reports_of(await self._ask("GET", f"/v1/jobs/{name(job)}/tasks/{index}/reports")).reports
 
     async def enrolments(self) -> list[schema.EnrolmentView]:
         """Enrolment tokens that were not revoked."""
