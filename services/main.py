@@ -48,7 +48,7 @@ from services.follower import Snapshotter
 from services.group import Group
 from services.hosting import NewerFormat
 from services.local import LocalWorkers
-from services.parts import accounts_service, core_of, limits_of, network_of, pool_service
+from services.parts import accounts_service, archive_of, core_of, limits_of, network_of, pool_service
 from services.pool.client import pool_client
 from services.pool.service import PoolService
 from services.projector import Projector
@@ -165,11 +165,9 @@ class ControlPlane:
             group.start(access.run())
             floods = Floods(access, server.revoke if server is not None else None)
             group.start(floods.run())
-            kept = settings.report_archive_bytes_max if "pool" in self._options.roles else 0
-            archive = ReportArchive(self._folder.path("reports"), kept)
+            archive = archive_of(self._folder, settings, "pool" in self._options.roles)
             service: PoolService | None = None
             if "pool" in self._options.roles:
-                group.start(archive.run())
                 service = await self._pool(settings, link, log, people.keyring, outputs, archive, access, group)
                 service.on_flood = floods.noticed
             url = ""
@@ -320,6 +318,7 @@ class ControlPlane:
         snapshotter = Snapshotter(folder.root)
         service = pool_service(folder, link, log, pool, keys, index, outputs, archive, access, turn, name)
         service.on_committed = snapshotter.committed
+        group.start(archive.run())
         group.start(service.run())
         group.start(snapshotter.run())
         return service

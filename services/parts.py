@@ -88,6 +88,11 @@ def pool_service(
     )
 
 
+def archive_of(folder: Folder, settings: Settings, pool: bool) -> ReportArchive:
+    """The archive of workers' signed reports; one that keeps nothing in a process that does not run the pool."""
+    return ReportArchive(folder.path("reports"), settings.report_archive_bytes_max if pool else 0)
+
+
 def accounts_service(
     folder: Folder, link: Link, log: JetStreamLog, server: NatsServer | None, turn: Turn, name: str
 ) -> AccountsService:
