@@ -197,7 +197,7 @@ class OutputDesk:
                 self._wake.clear()
                 continue
             self._sent += 1
-            output = Output(session, pieces, self._sent)
+            output = Output(session, pieces, sequence=self._sent)
             try:
                 said = (await link.request(subject, protocol.pack(output), ANSWER_S)).data
             except (LinkDown, LinkTimeout, NoResponders):
