@@ -6,11 +6,13 @@ from typing import Any
 from events.catalog import LEDGER_SUBJECT, Decision, Message, Record, pool_subject
 from events.ledger import MINT, TREASURY, StandingChanged, hold_account
 from events.task import Detail, TasksFailed, TasksFinished
+from projections import levels
+from projections.levels import Rewards
 from services.ledger import rewards
 from services.ledger.explain import Explanation, RewardFact, explain
 from services.ledger.machine_time import Reserved
 from services.ledger.rebase import Again, Change, Rebasing, corrections
-from services.ledger.rewards import Rebase, Rewards, SetPolicy, Settled
+from services.ledger.rewards import Rebase, SetPolicy, Settled
 
 GIB = 1 << 30
 HOUR_MS = 3_600_000
@@ -40,9 +42,8 @@ class Purse:
                 for posting in getattr(event, "postings", []):
                     self.balances[posting.debit] = self.balances.get(posting.debit, 0) - posting.amount
                     self.balances[posting.credit] = self.balances.get(posting.credit, 0) + posting.amount
-                if (change := rewards.EVOLVE.get(type(event))) is not None:
-                    change(self.state, event, self.now)
-            rewards.check(self.state)
+                levels.apply(self.state, event, self.now)
+            levels.check(self.state)
             assert all(
                 amount >= 0 for account, amount in self.balances.items() if not account.startswith((MINT, "hold:"))
             )
@@ -69,7 +70,7 @@ class Purse:
         fee = price // 10
         # What the settlement posts beside it, as far as it matters here.
         self.balances[hold_account("default/j1")] = price - fee
-        if rewards.paying(self.state) != "market":
+        if levels.paying(self.state) != "market":
             self.balances[TREASURY] = self.balances.get(TREASURY, 0) + price - fee
         facts = rewards.settle(
             self.state,
@@ -136,6 +137,5 @@ class Purse:
         state = Rewards()
         for record in self.log:
             for event in record.message.events():
-                if (change := rewards.EVOLVE.get(type(event))) is not None:
-                    change(state, event, record.message.at)
+                levels.apply(state, event, record.message.at)
         return state

@@ -5,10 +5,10 @@ import msgspec
 from events.base import JobId, Runs, UserId, WorkerId, tag_of
 from events.catalog import Record, position_text
 from events.ledger import RewardId, RewardPaid, RewardScored, Term, Work
+from projections.levels import moved
 from services.ledger.machine_time import EndFact, basis_of, work_of
 from services.ledger.policies.base import case_of
 from services.ledger.policies.registry import BY_KEY
-from services.ledger.rewards import moved
 
 
 class Evidence(msgspec.Struct, frozen=True, gc=False):

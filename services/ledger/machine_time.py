@@ -1,9 +1,7 @@
-"""How a worker stands, as far as its pay depends on it: machine time credited, time within reach, what it has. Pure.
+"""The machine time of an attempt: what counts of it, and how it used what it reserved. Pure.
 
-Folded from the ledger's own facts alone. Times in milliseconds of the pool's clock, machine time in microseconds.
+Times in milliseconds of the pool's clock, machine time in microseconds of the whole machine.
 """
-
-from typing import Literal
 
 import msgspec
 
@@ -18,34 +16,13 @@ from events.worker import (
     WorkerStopped,
     WorkerUnreachable,
 )
-from services.ledger.policies.base import WHOLE
+from projections.levels import WHOLE, Standing, State
 
-DAY_MS = 86_400_000
-DAYS = 30
-"""Over so many UTC days, today's among them, uptime is looked at."""
 US_PER_MS = 1000
 
 STANDING_FACTS = (WorkerRegistered, WorkerReturned, WorkerUnreachable, WorkerLost, WorkerStopped)
 """The pool's facts that `standing_of` is to be asked about."""
-State = Literal["ready", "silent", "gone"]
 EndFact = TasksFinished | TasksFailed | TasksRetried
-
-
-class Standing(msgspec.Struct):
-    """One worker. `days`: how long it was within reach on each UTC day of the last ones, by the day's number since 1970;
-    `worked_ms`: how long it was within reach or silent, altogether. Both without the stretch since `since`. `carried`: what is left of a µCPT, by policy.
-    """
-
-    first: int
-    state: State = "gone"
-    since: int = 0
-    cpus_milli: int = 0
-    memory_bytes: int = 0
-    gpus: int = 0
-    days: dict[int, int] = {}
-    worked_ms: int = 0
-    credited_us: int = 0
-    carried: dict[str, int] = {}
 
 
 def standing_of(standing: Standing | None, event: AnyEvent, at: int, position: int) -> list[StandingChanged]:
@@ -75,45 +52,6 @@ def _now(standing: Standing | None, worker: WorkerId, state: State, at: int, pos
 
 def _facts(of: Standing | StandingChanged) -> tuple[str, int, int, int]:
     return of.state, of.cpus_milli, of.memory_bytes, of.gpus
-
-
-def evolve_changed(standings: dict[WorkerId, Standing], event: StandingChanged) -> None:
-    """Fold a change in."""
-    standing = standings.get(event.standing)
-    if standing is None:
-        standing = standings[event.standing] = Standing(event.since)
-    _count(standing, event.since)
-    standing.state, standing.since = event.state, event.since
-    standing.cpus_milli, standing.memory_bytes, standing.gpus = event.cpus_milli, event.memory_bytes, event.gpus
-
-
-def _count(standing: Standing, until: int) -> None:
-    """Count the stretch that ends at `until`."""
-    if until <= standing.since or standing.state == "gone":
-        return
-    standing.worked_ms += until - standing.since
-    if standing.state == "ready":
-        first = until // DAY_MS - DAYS + 1
-        at = max(standing.since, first * DAY_MS)
-        while at < until:
-            day = at // DAY_MS
-            end = min((day + 1) * DAY_MS, until)
-            standing.days[day] = standing.days.get(day, 0) + end - at
-            at = end
-        for day in [day for day in standing.days if day < first]:
-            del standing.days[day]
-
-
-def uptime(standing: Standing, at: int) -> int:
-    """How much of the last days until `at`, and since it first registered, the worker was within reach, in thousandths."""
-    today = at // DAY_MS
-    begin = max(standing.first, (today - DAYS + 1) * DAY_MS)
-    if at <= begin:
-        return WHOLE
-    up = sum(ms for day, ms in standing.days.items() if day > today - DAYS)
-    if standing.state == "ready":
-        up += at - max(standing.since, begin)
-    return min(up * WHOLE // (at - begin), WHOLE)
 
 
 def room_us(standing: Standing, at: int) -> int:

@@ -24,44 +24,21 @@ from events.ledger import (
     RewardId,
     RewardPaid,
     RewardScored,
-    StandingChanged,
     hold_account,
     user_account,
 )
+from projections.levels import Choice, Rewards, Standing, moved, paying, uptime
 from services.hosting import Refused
 from services.ledger.machine_time import (
     EndFact,
     Reserved,
-    Standing,
     basis_now,
-    evolve_changed,
-    uptime,
     work_of,
 )
 from services.ledger.policies.base import BadParams, Case, Policy, Score
-from services.ledger.policies.registry import BY_KEY, DEFAULT, NAMES, policy_of
+from services.ledger.policies.registry import BY_KEY, NAMES, policy_of
 
 MARKET = "market"
-
-
-class Choice(msgspec.Struct, frozen=True, gc=False):
-    """What the operator chose for a policy."""
-
-    mode: PolicyMode
-    version: int
-    params: dict[str, int] = {}
-
-
-class Rewards(msgspec.Struct):
-    """The part of the ledger's state that rewards rest on. `open`: what each owner is due and has not, less than 0 when
-    it is he who owes. `rebase`: the last one.
-    """
-
-    policies: dict[str, Choice] = msgspec.field(default_factory=lambda: {DEFAULT: Choice("paying", 1)})
-    standings: dict[WorkerId, Standing] = {}
-    open: dict[UserId, int] = {}
-    rebase: str = ""
-    listed: dict[UserId, None] = {}
 
 
 class Settled(msgspec.Struct, frozen=True, gc=False):
@@ -84,11 +61,6 @@ class Settled(msgspec.Struct, frozen=True, gc=False):
     evidence: int
     treasury: int
     mint: int
-
-
-def paying(state: Rewards) -> str:
-    """The policy that pays; "" when none does."""
-    return next((name for name, choice in state.policies.items() if choice.mode == "paying"), "")
 
 
 def settle(state: Rewards, settled: Settled) -> list[RewardPaid | RewardScored]:
@@ -152,15 +124,6 @@ def pay(want: int, owner: UserId, hold: AccountId, held: int, treasury: int, min
         if source == hold and held > part:
             postings.append(Posting(hold, TREASURY, held - part))
     return postings
-
-
-def moved(event: RewardPaid) -> int:
-    """What the fact gave its owner, less what it took."""
-    account = user_account(event.owner)
-    return sum(
-        (posting.credit == account) * posting.amount - (posting.debit == account) * posting.amount
-        for posting in event.postings
-    )
 
 
 # What the operator and owners may ask
@@ -293,62 +256,3 @@ def decide_rebase(
         opened[owner] = want - moved(fact)
         facts.append(fact)
     return facts
-
-
-# What facts change
-
-
-def _paid(state: Rewards, event: RewardPaid, at: int) -> None:
-    still = state.open.get(event.owner, 0) + event.due - moved(event)
-    if still:
-        state.open[event.owner] = still
-    else:
-        state.open.pop(event.owner, None)
-    if not event.cites:
-        _worked(state, event)
-
-
-def _worked(state: Rewards, event: RewardPaid | RewardScored) -> None:
-    standing = state.standings.get(event.worker)
-    if standing is None:
-        return
-    standing.credited_us += sum(work.tasks * work.machine_us for work in event.work)
-    key = f"{event.policy}@{event.version}"
-    if event.carried:
-        standing.carried[key] = event.carried
-    else:
-        standing.carried.pop(key, None)
-
-
-def _set(state: Rewards, event: PolicySet, at: int) -> None:
-    state.policies[event.policy] = Choice(event.mode, event.version, event.params)
-
-
-def _rebased(state: Rewards, event: PolicyRebased, at: int) -> None:
-    state.rebase = event.rebase
-
-
-def _listed(state: Rewards, event: OwnerListed, at: int) -> None:
-    if event.on:
-        state.listed[event.owner] = None
-    else:
-        state.listed.pop(event.owner, None)
-
-
-EVOLVE: dict[type, Callable[[Rewards, Any, int], None]] = {
-    RewardPaid: _paid,
-    RewardScored: lambda state, event, at: _worked(state, event),
-    PolicySet: _set,
-    PolicyRebased: _rebased,
-    OwnerListed: _listed,
-    StandingChanged: lambda state, event, at: evolve_changed(state.standings, event),
-}
-"""What each fact about rewards changes."""
-
-
-def check(state: Rewards) -> None:
-    """Assert every invariant; for tests and audits."""
-    assert sum(choice.mode == "paying" for choice in state.policies.values()) <= 1, "two policies pay"
-    for worker, standing in state.standings.items():
-        assert standing.credited_us >= 0, worker
-    assert all(state.open.values()), "an owner with nothing open"

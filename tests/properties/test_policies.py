@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from events.ledger import Work
-from services.ledger.policies.base import HOUR_US, Case, Policy, case_of
+from projections.levels import HOUR_US
+from services.ledger.policies.base import Case, Policy, case_of
 from services.ledger.policies.contribution import CONTRIBUTION
 from services.ledger.policies.registry import POLICIES
 from services.ledger.policies.usage import USAGE

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from events.ledger import MINT, RewardPaid
 from events.task import Detail
-from services.ledger.rewards import Choice
+from projections.levels import Choice
 from tests.reward_support import CPT, GIB, HOUR_MS, Purse
 
 WORKERS = {"w1": "u1", "w2": "u2", "w3": "u1"}

@@ -5,19 +5,15 @@ import pytest
 from events.ledger import StandingChanged, Work
 from events.task import Detail, TasksFailed, TasksFinished
 from events.worker import Capacity, WorkerLost, WorkerRegistered, WorkerReported, WorkerReturned, WorkerUnreachable
+from projections.levels import DAY_MS, DAYS, Rewards, Standing, apply, uptime
 from services.ledger.machine_time import (
-    DAY_MS,
-    DAYS,
     EndFact,
     Reserved,
-    Standing,
     basis_now,
     basis_of,
-    evolve_changed,
     machine_us,
     room_us,
     standing_of,
-    uptime,
     work_of,
 )
 
@@ -29,10 +25,10 @@ ONE = Reserved(1000, GIB)
 
 def stood(*changes: tuple[str, int], cpus: int = 4000, memory: int = 8 * GIB) -> Standing:
     """A worker after these changes, each (state, ms after T0)."""
-    standings: dict[str, Standing] = {}
-    for state, at in changes:
-        evolve_changed(standings, StandingChanged("w1", state, T0 + at, cpus, memory))  # pyright: ignore[reportArgumentType]
-    return standings["w1"]
+    state = Rewards()
+    for name, at in changes:
+        apply(state, StandingChanged("w1", name, T0 + at, cpus, memory), 0)  # pyright: ignore[reportArgumentType]
+    return state.standings["w1"]
 
 
 def works(worker: Standing, event: EndFact, counted_ms: int, reserved: Reserved, at: int = T0) -> list[Work]:
@@ -138,9 +134,9 @@ def test_what_follows_from_the_pools_facts() -> None:
     registered = WorkerRegistered("w1", "s1", "b1", Capacity(4000, GIB))
     (said,) = standing_of(None, registered, T0, 7)
     assert said == StandingChanged("w1", "ready", T0, 4000, GIB, evidence=7)
-    standings: dict[str, Standing] = {}
-    evolve_changed(standings, said)
-    worker = standings["w1"]
+    state = Rewards()
+    apply(state, said, 0)
+    worker = state.standings["w1"]
     assert standing_of(worker, registered, T0 + 1, 8) == []
     assert standing_of(worker, WorkerReturned("w1"), T0 + 1, 8) == []
     assert standing_of(worker, WorkerReported("w1", 1), T0 + 1, 8) == []

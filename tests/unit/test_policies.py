@@ -4,11 +4,11 @@ import msgspec
 import pytest
 
 from events.ledger import Term, Work
-from services.ledger.policies.base import BOUNDS, HOUR_US, BadParams, Case, case_of
+from projections.levels import FIRST_POLICY, HOUR_US, LEVELS, level_of, next_of
+from services.ledger.policies.base import BOUNDS, BadParams, Case, case_of
 from services.ledger.policies.contribution import CONTRIBUTION
-from services.ledger.policies.levels import LEVELS, level_of, next_of
 from services.ledger.policies.market import MARKET
-from services.ledger.policies.registry import BY_KEY, DEFAULT, NAMES, POLICIES, policy_of
+from services.ledger.policies.registry import BY_KEY, NAMES, POLICIES, policy_of
 from services.ledger.policies.usage import USAGE, step_of
 
 CPT = 1_000_000
@@ -131,7 +131,7 @@ def test_parameters_are_checked() -> None:
 
 def test_every_policy_is_found() -> None:
     assert set(NAMES) == {"market", "usage", "contribution"}
-    assert DEFAULT in NAMES
+    assert FIRST_POLICY in NAMES
     assert policy_of("usage") is BY_KEY["usage@1"] is policy_of("usage", 1)
     assert policy_of("usage", 99) is None
     assert policy_of("nonsense") is None

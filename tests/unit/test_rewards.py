@@ -17,12 +17,14 @@ from events.ledger import (
     StandingChanged,
 )
 from events.task import Detail, TasksFinished
+from projections import levels
+from projections.levels import Rewards
 from services.hosting import Refused
 from services.ledger import rewards
 from services.ledger.machine_time import Reserved
 from services.ledger.policies.base import case_of
 from services.ledger.policies.registry import BY_KEY
-from services.ledger.rewards import Correction, ListOwner, Rebase, Rewards, SetPolicy, Settled, pay
+from services.ledger.rewards import Correction, ListOwner, Rebase, SetPolicy, Settled, pay
 
 GIB = 1 << 30
 HOUR_MS = 3_600_000
@@ -33,8 +35,8 @@ PLENTY = 10**15
 
 def fold(state: Rewards, events: list[Any]) -> None:
     for event in events:
-        rewards.EVOLVE[type(event)](state, event, T0)
-        rewards.check(state)
+        levels.apply(state, event, T0)
+        levels.check(state)
 
 
 def started(**policies: str) -> Rewards:
@@ -83,7 +85,7 @@ def test_any_number_of_shadows() -> None:
 
 def test_with_nobody_paying_the_shadow_has_the_work() -> None:
     state = started(market="off", usage="shadow", contribution="shadow")
-    assert rewards.paying(state) == ""
+    assert levels.paying(state) == ""
     first, second = rewards.settle(state, settled())
     assert isinstance(first, RewardScored)
     assert isinstance(second, RewardScored)
@@ -169,7 +171,7 @@ def test_choosing_another_policy_puts_the_one_before_into_the_shadow() -> None:
     assert rewards.decide_policy(state, SetPolicy("usage", "paying", 1, {"base": 5})) == []
     assert rewards.decide_policy(state, SetPolicy("contribution", "off")) == []
     fold(state, rewards.decide_policy(state, SetPolicy("usage", "off")))
-    assert rewards.paying(state) == ""
+    assert levels.paying(state) == ""
 
 
 @pytest.mark.parametrize(

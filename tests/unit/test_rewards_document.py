@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from events.ledger import MICRO, Work
-from services.ledger.policies.base import HOUR_US, Case
+from projections.levels import HOUR_US, LEVELS
+from services.ledger.policies.base import Case
 from services.ledger.policies.contribution import CONTRIBUTION
-from services.ledger.policies.levels import LEVELS
 from services.ledger.policies.usage import USAGE
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "rewards.md").read_text()

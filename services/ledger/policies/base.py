@@ -12,11 +12,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from events.ledger import Term, Word, Work
-
-HOUR_US = 3_600_000_000
-"""Microseconds of an hour."""
-WHOLE = 1000
-"""Shares are in thousandths."""
+from projections.levels import WHOLE
 
 
 class Case(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import msgspec
 
 from events.ledger import Term, Work
-from services.ledger.policies.base import HOUR_US, WHOLE, Case, Policy, Score, settle
-from services.ledger.policies.levels import Level, level_of, next_of
+from projections.levels import HOUR_US, WHOLE, Level, level_of, next_of
+from services.ledger.policies.base import Case, Policy, Score, settle
 
 MINUTE_US = 60_000_000
 PERCENT = 100

@@ -10,8 +10,6 @@ from services.ledger.policies.usage import USAGE
 POLICIES: tuple[Policy[Any], ...] = (MARKET, USAGE, CONTRIBUTION)
 BY_KEY: dict[str, Policy[Any]] = {policy.key: policy for policy in POLICIES}
 NAMES = tuple(dict.fromkeys(policy.name for policy in POLICIES))
-DEFAULT = "market"
-"""What pays until the operator chooses."""
 
 
 def policy_of(name: str, version: int = 0) -> Policy[Any] | None:

@@ -3,7 +3,8 @@
 import msgspec
 
 from events.ledger import Term, Work
-from services.ledger.policies.base import HOUR_US, WHOLE, Case, Policy, Score, settle
+from projections.levels import HOUR_US, WHOLE
+from services.ledger.policies.base import Case, Policy, Score, settle
 
 
 class UsageParams(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
