@@ -6,7 +6,7 @@ import msgspec
 
 from events.base import Digest, Event, JobId, Sealed, UserId
 
-Kind = Literal["process", "container", "noop"]
+Kind = Literal["process", "container", "noop", "shell", "python"]
 JobEnd = Literal["succeeded", "failed", "cancelled"]
 
 
@@ -45,7 +45,7 @@ class JobEvent(Event):
 
 
 class JobSubmitted(JobEvent, tag="job.submitted"):
-    """A user handed in a job: an array of `count` tasks, numbered from 0."""
+    """A user handed in a job: an array of `count` tasks, numbered from 0. `needs`: see events.needs."""
 
     owner: UserId
     digest: Digest
@@ -60,6 +60,7 @@ class JobSubmitted(JobEvent, tag="job.submitted"):
     retries: Retries = Retries()
     after: list[JobId] = []
     cost: Cost | None = None
+    needs: list[str] = []
 
 
 class JobHeld(JobEvent, tag="job.held"):

@@ -16,6 +16,11 @@ _PLACE = re.compile(r"\{(=?)([a-z]+(?:\[\d+\])?)\}")
 def _typed(text: TaskText) -> Iterator[tuple[str, str]]:
     yield "image", text.image
     yield "cwd", text.cwd
+    yield "entry", text.entry
+    for at, line in enumerate(text.commands):
+        yield f"commands[{at}]", line
+    for at, host in enumerate(text.hosts):
+        yield f"hosts[{at}]", host
     for at, word in enumerate(text.command):
         yield f"command[{at}]", word
     for at, file in enumerate(text.inputs):

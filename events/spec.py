@@ -12,6 +12,7 @@ import msgspec
 from events.base import Digest
 from events.inputs import DIGEST, BadSpec, Input, Param, check_inputs, check_params, check_path, check_result
 from events.job import Kind, Retries
+from events.limits import REGISTRY_VARIABLE, SECRET_NAME, Network, Pull, problems
 
 COUNT_MAX = 10_000_000
 TEXT_BYTES_MAX = 64 * 1024
@@ -23,7 +24,6 @@ INPUTS_MAX = 100
 RESULTS_MAX = 100
 SECRETS_MAX = 32
 ENV_NAME = re.compile(r"(?!HIVE_)[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
-SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 EACH_INPUTS_MAX = 10_000
 LABELS_MAX = 64
 NAME_CHARS_MAX = 200
@@ -61,6 +61,14 @@ class TaskText(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     results: list[str] = []
     secrets: list[SecretUse] = []
     params: dict[str, Param] = {}
+    commands: list[str] = []
+    entry: str = ""
+    pull: Pull = ""
+    network: Network = ""
+    hosts: list[str] = []
+    disk: int = 0
+    pids: int = 0
+    swap: int = 0
 
 
 class RetrySpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
@@ -83,7 +91,10 @@ class JobSpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_
     HIVE_PARAM_NAME, and in the JSON file that HIVE_PARAMS names.
     `HIVE_JOB`, `HIVE_INDEX`, `HIVE_COUNT` and `HIVE_ATTEMPT` are in its environment. `after` names jobs that must
     succeed first: ids, or the `ref` of another job in the same request. `secrets` are put into the environment of its
-    tasks on the machine that runs them, and stand nowhere else.
+    tasks on the machine that runs them, and stand nowhere else. Kind `shell` runs `commands` one after the other in one
+    shell, up to the first that fails; kind `python` runs `entry`, or main.py, app.py, run.py or start.py, with `command`
+    as its arguments. `image_secret` is a secret of the form NAME:PASSWORD for the registry of `image`. `network` none, or
+    `hosts` alone, or full; `disk` bytes of the task's folder, `pids` processes, `swap` bytes beyond `memory`.
     """
 
     command: list[str] = []
@@ -107,6 +118,15 @@ class JobSpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_
     ref: str = ""
     secrets: list[SecretUse] = []
     params: dict[str, Param] = {}
+    commands: list[str] = []
+    entry: str = ""
+    pull: Pull = ""
+    image_secret: str = ""
+    network: Network = ""
+    hosts: list[str] = []
+    disk: int = 0
+    pids: int = 0
+    swap: int = 0
 
 
 def _between(field: str, value: float, low: float, high: float, unit: str = "") -> None:
@@ -142,10 +162,8 @@ def check_spec(spec: JobSpec, field: str = "") -> None:
         raise BadSpec(f"{at}command", 'is empty; name a program and its arguments, such as ["echo", "hello"]')
     if kind == "process" and not spec.command[0]:
         raise BadSpec(f"{at}command[0]", 'is empty; it is the program to run, such as "echo"')
-    if kind == "container" and not spec.image:
-        raise BadSpec(f"{at}image", 'is empty; a container needs an image, such as "busybox"')
-    if spec.image and (kind != "container" or not re.match(r"[a-z0-9][a-zA-Z0-9._/:@-]{0,254}\Z", spec.image)):
-        raise BadSpec(f"{at}image", f"{spec.image[:80]!r} is not an image reference, or the kind is not container")
+    for name, detail in problems(spec, kind):
+        raise BadSpec(f"{at}{name}", detail)
     _between(f"{at}count", spec.count, 1, COUNT_MAX, " tasks")
     _between(f"{at}priority", spec.priority, 1, 10)
     _between(f"{at}cpus", spec.cpus, 0.001 if kind != "noop" else 0.0, CPUS_MAX)
@@ -168,8 +186,9 @@ def _check_text(spec: JobSpec, at: str) -> None:
     for name, value in spec.labels.items():
         if not name or "=" in name or not (name + value).isprintable():
             raise BadSpec(f"{at}labels", f"{name[:80]!r}: names must be non-empty without '=', all of it printable")
-    if spec.cwd:
-        check_path(f"{at}cwd", spec.cwd)
+    for name in ("cwd", "entry"):
+        if path := getattr(spec, name):
+            check_path(f"{at}{name}", path)
     if len(spec.after) > AFTER_MAX:
         raise BadSpec(
             f"{at}after", f"has {len(spec.after)} entries; the limit is {AFTER_MAX}: wait for an array instead"
@@ -201,14 +220,19 @@ def _check_secrets(spec: JobSpec, at: str) -> None:
 
 def kind_of(spec: JobSpec) -> Kind:
     """The kind asked for, or what the other fields imply."""
-    return spec.kind or ("container" if spec.image else "process")
+    return spec.kind or (
+        "container" if spec.image else "shell" if spec.commands else "python" if spec.entry else "process"
+    )
 
 
 def text_of(spec: JobSpec) -> TaskText:
     """The part of `spec` that is sealed."""
+    secrets = spec.secrets
+    if spec.image_secret:
+        secrets = [*secrets, SecretUse(spec.image_secret, REGISTRY_VARIABLE)]
     return TaskText(
         spec.command, spec.name, spec.labels, spec.env, spec.cwd, spec.image, spec.inputs, spec.each, spec.results,
-        spec.secrets, spec.params,
+        secrets, spec.params, spec.commands, spec.entry, spec.pull, spec.network, spec.hosts, spec.disk, spec.pids, spec.swap,
     )  # fmt: skip
 
 

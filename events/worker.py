@@ -8,11 +8,14 @@ from events.base import Digest, Event, WorkerId
 
 
 class Capacity(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What a worker offers: thousandths of a CPU, bytes of memory, and the kinds of task it can run."""
+    """What a worker offers: thousandths of a CPU, bytes of memory, and the kinds of task it can run. `features`: how it
+    holds tasks to their limits, and what they may ask for (see events.needs).
+    """
 
     cpus_milli: int
     memory_bytes: int
     kinds: tuple[str, ...] = ("process", "noop")
+    features: tuple[str, ...] = ()
 
 
 class WorkerEvent(Event):

@@ -1,6 +1,8 @@
 """The container engine of this machine, a typed façade over aiodocker. One engine, over its local socket."""
 
+import asyncio
 import contextlib
+import shutil
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +12,8 @@ import msgspec
 
 CONNECT_S = 3.0
 ASK_S = 60.0
+PULL_SILENT_S = 300.0
+NOT_FOUND = 404
 
 
 class EngineError(Exception):
@@ -33,6 +37,27 @@ class Used(msgspec.Struct, frozen=True, gc=False):
 
     cpu_ms: int
     memory: int
+
+
+class About(msgspec.Struct, frozen=True, gc=False):
+    """What an engine can do. `init`: it has a first process that passes signals on and reaps; `rootless`: its root is the
+    user that it runs as.
+    """
+
+    init: bool = False
+    rootless: bool = False
+    memory: bool = True
+    swap: bool = True
+    pids: bool = True
+    cgroup: int = 1
+
+
+class Pulled(msgspec.Struct, frozen=True, gc=False):
+    """How far a fetch is: bytes, of those known so far, in so many layers."""
+
+    done: int
+    size: int
+    layers: int
 
 
 def _error(error: Exception) -> EngineError:
@@ -96,12 +121,99 @@ class Engine:
         except _FAILURES as error:
             raise _error(error) from None
 
-    async def pull(self, image: str) -> None:
-        """Fetch an image. Raises EngineError."""
+    async def about(self) -> About:
+        """What it can do. Raises EngineError."""
         try:
-            await self._docker.images.pull(image)
+            found: dict[str, Any] = await self._docker.system.info()
         except _FAILURES as error:
             raise _error(error) from None
+        options: list[str] = found.get("SecurityOptions") or []
+        return About(
+            bool(found.get("InitBinary")) and shutil.which(str(found["InitBinary"])) is not None,
+            any("rootless" in option for option in options),
+            bool(found.get("MemoryLimit", True)),
+            bool(found.get("SwapLimit", True)),
+            bool(found.get("PidsLimit", True)),
+            int(found.get("CgroupVersion") or 1),
+        )
+
+    async def image_id(self, image: str) -> str:
+        """The id of an image that is here; "" when it is not. Raises EngineError."""
+        try:
+            return str((await self._docker.images.inspect(image))["Id"])
+        except aiodocker.DockerError as error:
+            if error.status == NOT_FOUND:
+                return ""
+            raise _error(error) from None
+        except _FAILURES as error:
+            raise _error(error) from None
+
+    async def pull(self, image: str, login: str = "") -> AsyncIterator[Pulled]:
+        """Fetch an image, with NAME:PASSWORD where its registry wants one; how far it is, now and then, until it is here.
+        Raises EngineError, also when nothing was heard for PULL_SILENT_S.
+        """
+        name, _, password = login.partition(":")
+        auth = {"username": name, "password": password} if login else None
+        layers: dict[str, tuple[int, int]] = {}
+        try:
+            said = aiter(self._docker.images.pull(image, auth=auth, stream=True))
+            while True:
+                async with asyncio.timeout(PULL_SILENT_S):
+                    told: dict[str, Any] | None = await anext(said, None)
+                if told is None:
+                    return
+                detail: dict[str, Any] = told.get("progressDetail") or {}
+                if detail.get("total") and told.get("status") == "Downloading":
+                    layers[str(told.get("id"))] = int(detail["current"]), int(detail["total"])
+                elif told.get("id") in layers and told.get("status") in ("Download complete", "Pull complete"):
+                    layers[str(told["id"])] = (layers[str(told["id"])][1],) * 2
+                yield Pulled(
+                    sum(one[0] for one in layers.values()), sum(one[1] for one in layers.values()), len(layers)
+                )
+        except TimeoutError:
+            raise EngineError(0, f"nothing came for {PULL_SILENT_S:g} s") from None
+        except _FAILURES as error:
+            raise _error(error) from None
+
+    async def add_network(self, name: str, labels: dict[str, str]) -> str:
+        """A network of its own for one container; its id. Raises EngineError."""
+        config = {
+            "Name": name,
+            "Driver": "bridge",
+            "CheckDuplicate": True,
+            "Labels": labels,
+            "Options": {"com.docker.network.bridge.enable_icc": "false"},
+        }
+        try:
+            return str((await self._docker.networks.create(config)).id)
+        except _FAILURES as error:
+            raise _error(error) from None
+
+    async def remove_network(self, network: str) -> None:
+        """Remove it; nothing when it is gone. Raises EngineError."""
+        try:
+            await self._docker._query_json(f"networks/{network}", method="DELETE")  # noqa: SLF001
+        except aiodocker.DockerError as error:
+            if error.status != NOT_FOUND:
+                raise _error(error) from None
+        except _FAILURES as error:
+            raise _error(error) from None
+
+    async def networks(self, label: str) -> list[str]:
+        """The ids of all networks with this label (`name=value`). Raises EngineError."""
+        try:
+            found: list[dict[str, Any]] = await self._docker.networks.list(filters={"label": [label]})
+        except _FAILURES as error:
+            raise _error(error) from None
+        return [str(network["Id"]) for network in found]
+
+    async def pid(self, container: str) -> int:
+        """The process of this machine that is its first; 0: it does not run. Raises EngineError."""
+        try:
+            shown: dict[str, Any] = await self._docker.containers.container(container).show()
+        except _FAILURES as error:
+            raise _error(error) from None
+        return int(shown["State"]["Pid"])
 
     async def attach(self, container: str) -> Attached:
         """Listen to a container that has not started. Raises EngineError."""

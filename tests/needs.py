@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from worker.executors import bubblewrap, cgroups
+
 
 def docker_socket() -> Path:
     """Where the Docker engine listens, by DOCKER_HOST when that names a socket."""
@@ -30,11 +32,29 @@ def _busybox() -> str:
     return "" if shutil.which("busybox") else "no busybox to make an image of; Debian's package busybox-static has one"
 
 
-_MISSING: dict[str, Callable[[], str]] = {"docker": _docker, "busybox": _busybox}
+def _bubblewrap() -> str:
+    return bubblewrap.find()[1]
+
+
+def _cgroups() -> str:
+    return cgroups.find("test")[1]
+
+
+def _root() -> str:
+    return "" if os.geteuid() == 0 else "only root gives tasks users of their own"
+
+
+_MISSING: dict[str, Callable[[], str]] = {
+    "docker": _docker,
+    "busybox": _busybox,
+    "bubblewrap": _bubblewrap,
+    "cgroups": _cgroups,
+    "root": _root,
+}
 
 
 def need(what: str) -> None:
-    """Go on only where `what` (docker, busybox) is there."""
+    """Go on only where `what` (docker, busybox, bubblewrap, cgroups, root) is there."""
     if why := _MISSING[what]():
         if what in os.environ.get("HIVE_TEST_REQUIRE", "").split(","):
             pytest.fail(f"{why}; HIVE_TEST_REQUIRE says that it must be there")

@@ -53,11 +53,12 @@ def greet(
     cpus: float = 4,
     memory: int = 8 * GIB,
     kinds: tuple[str, ...] = ("process", "noop"),
+    features: tuple[str, ...] = (),
     holding: Sequence[tuple[int, str, Runs]] = (),
     since_boot_ms: int = 0,
 ) -> Greet:
     """The command that a worker's hello is."""
-    capacity = Capacity(int(cpus * 1000), memory, kinds)
+    capacity = Capacity(int(cpus * 1000), memory, kinds, features)
     held = [Held(*one) for one in holding]
     return Greet(worker, session, Hello("boot", capacity, "1", "nonce", held, since_boot_ms))
 

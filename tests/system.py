@@ -87,7 +87,8 @@ class System:
         """Start (again) the worker `name`."""
         state = str(self.folder.path("agents", name))
         environ = {"HIVE_URL": self.url()} if self.folder.running() else {}
-        process = self.spawn("worker", "run", "--name", name, "--state", state, "--cpus", str(cpus), environ=environ)
+        words = ("--name", name, "--state", state, "--cpus", str(cpus), "--isolation", "none")
+        process = self.spawn("worker", "run", *words, environ=environ)
         self.agents[name] = process
         return process
 

@@ -97,15 +97,16 @@ async def _check_secrets(core: Core, caller: Caller, asked: Request, place: Plac
     """The secrets that these name must be there, and the caller's own."""
     known, id_of = core.access.state.secrets, core.people.secrets.id_of
     for number, spec in enumerate(asked.specs):
-        for at, secret in enumerate(spec.secrets):
-            name = id_of(caller.user, secret.name)
+        named = [(f"secrets[{at}].name", secret.name) for at, secret in enumerate(spec.secrets)]
+        for at, secret in [*named, ("image_secret", spec.image_secret)] if spec.image_secret else named:
+            name = id_of(caller.user, secret)
             if name not in known:
                 # It may have been set a moment ago, at another control plane.
                 await core.access.reached(await core.log.last(ACCOUNTS_SUBJECT), FRESH_S)
             if name not in known:
                 remedy = "set it first: hivectl secret set NAME, or PUT /v1/secrets/{name}"
-                field = f"{place(number)}secrets[{at}].name"
-                raise bad_field(field, f"{field}: you have no secret {secret.name!r}", remedy)
+                field = f"{place(number)}{at}"
+                raise bad_field(field, f"{field}: you have no secret {secret!r}", remedy)
 
 
 async def _check_blobs(core: Core, caller: Caller, asked: Request, place: Place) -> None:
@@ -223,6 +224,8 @@ def job_view(row: JobRow, keys: Keys, full: bool) -> schema.Job:
         row.cpus_milli / 1000, row.memory_bytes, row.after, row.owner, row.submitted_at, row.finished_at,
         position_text(row.position), shown.env, shown.cwd,
         shown.inputs, shown.each, shown.results, erased, shown.secrets, shown.params,
+        shown.commands,
+        shown.entry, shown.pull, shown.network, shown.hosts, shown.disk, shown.pids, shown.swap,
     )  # fmt: skip
 
 

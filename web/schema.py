@@ -11,6 +11,7 @@ from msgspec import Meta
 from events.base import Digest
 from events.inputs import Input, Param
 from events.job import Kind
+from events.limits import Network, Pull
 from events.spec import SecretUse
 from events.task import AttemptEnd, Detail
 from projections.rows import JobState, TaskState, WorkerState
@@ -72,8 +73,8 @@ class Problem(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 class Job(msgspec.Struct, frozen=True, gc=False):
     """A job. queued + leased + running + succeeded + failed + cancelled = count; `reason`: why it is held or cancelled,
-    or what failed first. `cpus` is of each task, as is `memory`. `env`, `cwd`, `inputs`, `each`, `results`,
-    `params` and `secrets` (names alone) are only shown for a single job. `erased`: what its user typed was destroyed.
+    or what failed first. `cpus` is of each task, as is `memory`. `env`, `cwd`, `inputs`, `each`, `results`, `secrets` (names alone) and what
+    follows them are only shown for a single job. `erased`: what its user typed was destroyed.
     """
 
     job: JobIdText
@@ -107,6 +108,14 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     erased: bool = False
     secrets: list[SecretUse] = []
     params: dict[str, Param] = {}
+    commands: list[str] = []
+    entry: str = ""
+    pull: Pull = ""
+    network: Network = ""
+    hosts: list[str] = []
+    disk: int = 0
+    pids: int = 0
+    swap: int = 0
 
 
 class JobsAnswer(msgspec.Struct, frozen=True, gc=False):
@@ -172,7 +181,7 @@ class Done(msgspec.Struct, frozen=True, gc=False):
 
 
 class WorkerView(msgspec.Struct, frozen=True, gc=False):
-    """A worker. `leased`: tasks it has now; `finished`, `failed`: attempts that succeeded there, or ended otherwise.
+    """A worker. `features`: how it holds tasks to their limits and what they may ask for, `process:disk` say. `leased`: tasks it has now; `finished`, `failed`: attempts that succeeded there, or ended otherwise.
     `enrolled`: it was taken in and never connected yet. The name and the warning are shown to its owner, and to who looks
     after workers.
     """
@@ -192,6 +201,7 @@ class WorkerView(msgspec.Struct, frozen=True, gc=False):
     owner: str = ""
     banned: bool = False
     warning: str = ""
+    features: list[str] = []
 
 
 class WorkersAnswer(msgspec.Struct, frozen=True, gc=False):

@@ -14,6 +14,7 @@ import msgspec
 from events.account import Limits
 from events.base import Digest, JobId, Sealed, UserId
 from events.job import JobSubmitted, Retries
+from events.limits import needs_of
 from events.spec import TEXT_BYTES_MAX, JobSpec, RetrySpec, check_spec, kind_of, retries_of, text_of
 from infra.sealing import Keys
 from services.pool.commands import Submit
@@ -135,12 +136,13 @@ def _digests(specs: list[JobSpec], keyed: bool) -> list[Digest]:
 def _fact(spec: JobSpec, job: JobId, owner: UserId, digest: Digest, text: Sealed) -> JobSubmitted:
     # The default is the same object in every decoded spec that leaves it out.
     retries = _NO_RETRIES if spec.retries == _NO_RETRY_SPEC else retries_of(spec)
+    kind = kind_of(spec)
     return JobSubmitted(
         job,
         owner,
         digest,
         text,
-        kind_of(spec),
+        kind,
         spec.count,
         spec.priority,
         round(spec.cpus * 1000),
@@ -149,6 +151,7 @@ def _fact(spec: JobSpec, job: JobId, owner: UserId, digest: Digest, text: Sealed
         round(spec.lost_after * 1000),
         retries,
         spec.after,
+        needs=needs_of(spec, kind),
     )
 
 

@@ -48,6 +48,7 @@ def worker_view(core: Core, caller: Caller, worker: WorkerId, row: WorkerRow | N
         row.worker, row.state, row.drained, capacity.cpus_milli / 1000, capacity.memory_bytes, list(capacity.kinds),
         row.version, row.leased, row.finished, row.failed, row.since, name, owner, banned,
         CONTESTED if shown and time.time_ns() // 1_000_000 - row.contested_at < CONTESTED_SHOWN_MS else "",
+        list(capacity.features),
     )  # fmt: skip
 
 

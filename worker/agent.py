@@ -23,10 +23,10 @@ from events import protocol
 from events.base import WorkerId
 from events.protocol import POLL_S_MAX, Denied, Hello, Orders, Poll, Report, ReportAnswer
 from events.worker import Capacity
-from infra.engine import Engine, EngineError
+from infra.engine import Engine
 from infra.link import Link, LinkDown, LinkTimeout, NoResponders, Reply
 from infra.tls import Trust
-from worker import identity, leftovers, place, usage
+from worker import confine, identity, leftovers, place, usage
 from worker.api import Api
 from worker.cache import CACHE_BYTES_MAX, Cache
 from worker.credential import WorkerCredential
@@ -83,6 +83,9 @@ class AgentOptions(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int = 0
     engines: Literal["auto", "none"] = "auto"
     """Whether to look for a container engine."""
+    isolation: confine.Isolation = "none"
+    network: tuple[str, ...] = ()
+    """See worker.confine.Rules."""
     version: str = ""
     cache_bytes_max: int = CACHE_BYTES_MAX
     spool_bytes_max: int = SPOOL_BYTES_MAX
@@ -167,30 +170,29 @@ class Agent:
         options = self.options
         spool = Spool(spool_folder)
         stack.callback(spool.close)
-        kinds = ("process", "noop", "container") if engine is not None else ("process", "noop")
+        kinds = ("process", "noop", "shell") + (("container",) if engine is not None else ())
         memory = options.memory_bytes or usage.memory_bytes()
-        capacity = Capacity(round((options.cpus or usage.cpus()) * 1000), memory, kinds)
+        confiner, cgroups = await confine.prepare(options.worker, options.isolation, options.network, memory)
+        features, milli = confiner.features(engine is not None), round((options.cpus or usage.cpus()) * 1000)
+        capacity = Capacity(milli, memory, kinds, features)
         hello = Hello(usage.boot_id(), capacity, options.version, self._nonce, since_boot_ms=self._since_boot_ms)
         state = State(self.session, hello, spool.unreported)
         cache = Cache(options.state / "cache", api, options.cache_bytes_max)
         places = place.Places(tasks_root, cache, api, options.urls, self._credential.seed)
         stack.push_async_callback(places.close)
-        shell = self._shell = Shell(state, spool, places, self._take_report, self._repoll, self._quitting)
+        shell = self._shell = Shell(state, spool, places, confiner, self._take_report, self._repoll, self._quitting)
         shell.desk = OutputDesk(spool_folder / "output", shell.on_output_settled, shell.flush, options.spool_bytes_max)
         stack.callback(shell.desk.close)
         shell.processes = ProcessExecutor(
-            options.worker, shell.desk.write, shell.on_ended, shell.flush, owns_children=self._owns_children
+            options.worker, shell.desk.write, shell.on_ended, shell.flush, self._owns_children, cgroups
         )
-        shell.executors["process"] = shell.processes
+        shell.executors |= dict.fromkeys(("process", "shell"), shell.processes)
         stack.push_async_callback(shell.processes.close)
         if engine is not None:
-            containers = ContainerExecutor(engine, options.worker, shell.desk.write, shell.on_ended, shell.flush)
-            shell.executors["container"] = containers
+            shell.executors["container"] = containers = await ContainerExecutor.open(
+                engine, options.state / "private-images", options.worker, shell.desk.write, shell.on_ended, shell.flush
+            )
             stack.push_async_callback(containers.close)
-            try:
-                await containers.clear()
-            except EngineError as error:
-                _log.warning("worker.engine", why=error.detail)
         stack.push_async_callback(shell.close)
 
     async def _work(self, stack: contextlib.AsyncExitStack) -> int:

@@ -8,6 +8,7 @@ memory reach; every task that was taken in ends up in exactly one `Ended`; an en
 from collections.abc import Callable
 from typing import Any
 
+from events import template
 from events.base import Runs, expand, runs_of
 from events.masking import mask
 from events.protocol import Cancel, Drain, Ended, Report, ReportItem, Run, Started
@@ -183,7 +184,9 @@ def _start(state: State, now: int) -> None:
 def needs_preparing(order: Run) -> bool:
     """Whether a task of this order is not running as soon as it is started."""
     text = order.text
-    return bool(order.kind != "process" or text.inputs or text.each or text.secrets or text.params)
+    if order.kind != "process" or text.inputs or text.each or text.secrets or text.params:
+        return True
+    return template.has_any(text.command) or template.has_any(text.env.values())
 
 
 def _began(state: State, stimulus: Began) -> None:

@@ -13,7 +13,8 @@ from events.protocol import Report, Run
 from events.task import AttemptEnd, Detail, FileRef
 from worker import machine
 from worker.api import Unavailable
-from worker.executors.base import GRACE_S, Executor, Launch, Ran, Rejected, home_of
+from worker.confine import Confiner
+from worker.executors.base import GRACE_S, Executor, Launch, Ran, Rejected
 from worker.executors.process import ProcessExecutor
 from worker.inputs import environment
 from worker.messages import (
@@ -35,7 +36,8 @@ from worker.messages import (
     Tick,
 )
 from worker.output import OutputDesk
-from worker.place import NotWritten, Places
+from worker.place import NotWritten, Places, give
+from worker.program import as_typed, program
 from worker.spool import Spool
 from worker.state import Key, State
 
@@ -77,11 +79,12 @@ class Shell:
         state: State,
         spool: Spool,
         places: Places,
+        confiner: Confiner,
         on_report: Callable[[Report], None],
         on_repoll: Callable[[], None],
         on_quit: Callable[[Quit], None],
     ) -> None:
-        self.state, self._spool, self._places = state, spool, places
+        self.state, self._spool, self._places, self._confiner = state, spool, places, confiner
         self.processes: ProcessExecutor
         self.executors: dict[str, Executor] = {}
         """By kind of task. That of processes is named apart, since it starts them without waiting."""
@@ -178,7 +181,10 @@ class Shell:
             self._ends.append(End(*key, "rejected", 0, str(error)))
             return
         try:
-            self.processes.spawn(Launch(order, index, folder, order.text.command, {}))
+            box = self._confiner.box(order, folder)
+            if box is not None:
+                give(folder, box.uid)
+            self.processes.spawn(Launch(order, index, folder, order.text.command, order.text.env, box))
         except Rejected as error:
             self._places.remove(key)
             self._ends.append(End(*key, "rejected", 0, str(error)))
@@ -191,14 +197,24 @@ class Shell:
             folder = self._places.make(key)
             await self._places.fill(order, folder, own)
             secrets = await self._places.secrets(order, index)
-            params = environment(order, own, home_of(order, folder))
-            launch = Launch(order, index, folder, [*order.text.command, *own.args], {**own.env, **params, **secrets})
             executor = self.executors.get(order.kind)
             if executor is None:
                 raise Rejected(f"this machine runs no tasks of kind {order.kind!r}")
-            await executor.launch(launch)
+            box = self._confiner.box(order, folder)
+            home = box.home if box is not None else folder
+            args, env = program(order, index, own, home)
+            env |= environment(order, own, home)
+            if box is not None:
+                await asyncio.to_thread(give, folder, box.uid)
+            try:
+                await executor.launch(Launch(order, index, folder, args, {**env, **secrets}, box))
+            except Rejected as error:
+                raise Rejected(as_typed(str(error), order, args)) from None
         except Rejected as error:
             self._places.remove(key)
+            if self.desk.has(key):  # it has told how far it came
+                self.desk.drop(key)
+                self.desk.end(key)
             self._ends.append(End(*key, "rejected", 0, str(error)))
             self._preparing.pop(key, None)
             self.flush()
@@ -224,7 +240,7 @@ class Shell:
             self.desk.drop(key)
             self._check(key)
         else:
-            for executor in self.executors.values():
+            for executor in {*self.executors.values()}:
                 if key in executor.running:
                     # A worker that stops now does not wait; a cancelled task may clean up.
                     executor.kill(key, kill.end, kill.reason, 0 if kill.end == "lost" else GRACE_S)
@@ -252,7 +268,9 @@ class Shell:
 
     def on_output_settled(self, key: Key, digest: str, size: int, lost: str) -> None:
         """An ended attempt's output is safe, or nobody wants it."""
-        settling = self._settling[key]
+        settling = self._settling.get(key)
+        if settling is None:
+            return  # it never ran
         settling.output = False
         settling.detail = msgspec.structs.replace(settling.detail, out_size=size, out=digest)
         if lost:

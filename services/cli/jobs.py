@@ -106,6 +106,7 @@ def job_facts(job: "Job") -> list[tuple[str, str]]:
     counts |= {"succeeded": job.succeeded, "failed": job.failed, "cancelled": job.cancelled}
     tasks = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
     needs = f"{job.cpus:g} CPU" + (f", {size_text(job.memory)}" if job.memory else "")
+    needs += (f", {size_text(job.disk)} of disk" if job.disk else "") + (f", {job.pids} processes" if job.pids else "")
     return [
         ("job", job.job),
         ("name", job.name),
@@ -113,6 +114,8 @@ def job_facts(job: "Job") -> list[tuple[str, str]]:
         ("reason", job.reason),
         ("tasks", f"{format.count(job.count, 'task')}: {tasks}"),
         ("command", shlex.join(job.command)),
+        ("commands", "; ".join(job.commands)),
+        ("entry", job.entry),
         ("image", job.image),
         ("kind", job.kind),
         ("needs", needs),
@@ -121,6 +124,7 @@ def job_facts(job: "Job") -> list[tuple[str, str]]:
         ("env", ", ".join(job.env)),
         ("cwd", job.cwd),
         ("after", ", ".join(job.after)),
+        ("network", ", ".join(job.hosts) or job.network),
         ("inputs", ", ".join(file.path for file in job.inputs)),
         ("results", ", ".join(job.results)),
         ("submitted", format.clock(job.submitted_at)),

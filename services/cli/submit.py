@@ -51,6 +51,21 @@ if TYPE_CHECKING:
     help="Keep this file, folder (out/; ./ is all but the inputs) or pattern (logs/**/*.txt); repeatable.",
 )
 @click.option("--image", default="", help="Run in a container of this image, where a worker has an engine.")
+@click.option("--pull", type=click.Choice(["missing", "always", "never"]), help="When to fetch the image [missing].")
+@click.option("--image-secret", default="", metavar="NAME", help="Your secret NAME:PASSWORD for the image's registry.")
+@click.option(
+    "--sh", "commands", multiple=True, metavar="LINE", help="A shell command; several run in turn. Repeatable."
+)
+@click.option(
+    "--python", "entry", metavar="FILE", help="Run this file of the inputs, or, as '', main, app, run or start.py."
+)
+@click.option(
+    "--network", type=click.Choice(["none", "full"]), help="Which network tasks have, where workers allow it."
+)
+@click.option("--host", "hosts", multiple=True, metavar="NAME[:PORT]", help="Reach these hosts alone; repeatable.")
+@click.option("--disk", type=SIZE, default=0, help="How large the task's folder may get [as the worker gives].")
+@click.option("--pids", type=int, default=0, help="How many processes a task may have [as the worker gives].")
+@click.option("--swap", type=SIZE, default=0, help="How much a container may swap beyond its memory [nothing].")
 @click.option(
     "--retries", type=int, default=None, metavar="N", help="Tries after a task failed by itself: exit, oom or timeout."
 )
@@ -68,6 +83,8 @@ def submit(context: Context, words: tuple[str, ...], waits: bool, idempotency_ke
     Examples:
       hivectl submit --wait -- echo hello
       hivectl submit --count 100 --cpus 0.5 -- python3 -c 'import os; print(os.environ["HIVE_INDEX"])'
+      hivectl submit --sh 'mkdir out' --sh 'cd out' --sh 'date > when'
+      hivectl submit --image python:3.12 --host pypi.org --host files.pythonhosted.org -- pip download numpy
       hivectl submit --input data.csv --result out.csv -- sh -c 'sort data.csv > out.csv'
       hivectl submit --input src --param lr=0.1 --result out/ -- python3 src/train.py
     """
@@ -116,12 +133,22 @@ def spec_of(
         inputs=files or [],
         params=dict(asked["params"]),
         results=list(asked["results"]),
+        kind="python" if asked["entry"] is not None else "",
+        commands=list(asked["commands"]),
+        entry=asked["entry"] or "",
+        pull=asked["pull"] or "",
+        image_secret=asked["image_secret"],
+        network=asked["network"] or "",
+        hosts=list(asked["hosts"]),
+        disk=asked["disk"],
+        pids=asked["pids"],
+        swap=asked["swap"],
         secrets=[SecretUse(name, variable) for variable, name in asked["secrets"]],
     )
 
 
 _OPTION_OF = {"command": "COMMAND", "env": "--env", "labels": "--label", "inputs": "--input", "results": "--result",
-              "secrets": "--secret", "params": "--param"}  # fmt: skip
+              "secrets": "--secret", "params": "--param", "commands": "--sh", "entry": "--python", "hosts": "--host"}  # fmt: skip
 
 
 def _check(spec: JobSpec) -> None:

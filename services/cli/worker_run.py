@@ -20,7 +20,6 @@ from services.cli.options import SIZE
 from web.schema import EnrolAnswer
 
 if TYPE_CHECKING:
-    from worker.fetch import Urls
     from worker.identity import Identity
 
 TOKEN_ENV = "HIVE_TOKEN"
@@ -41,6 +40,21 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What both commands take."""
     folder = click.Path(file_okay=False, path_type=Path)
     for option in (
+        click.option(
+            "--network",
+            multiple=True,
+            envvar="HIVE_NETWORK",
+            metavar="full|HOST",
+            help="What tasks may reach when they ask: everything, or these hosts; repeatable [nothing].",
+        ),
+        click.option(
+            "--isolation",
+            type=click.Choice(["auto", "bwrap", "none"]),
+            default="auto",
+            show_default=True,
+            envvar="HIVE_ISOLATION",
+            help="How processes are shut in: by bubblewrap, where it works or else not at all; or, trusted, not.",
+        ),
         click.option("--memory", type=SIZE, help="Memory to offer, such as 8GiB [nearly all]."),
         click.option("--cpus", type=click.FloatRange(0.001), help="CPUs to offer [all]."),
         click.option("--state", type=folder, help="Folder for its key, cache and spool."),
@@ -59,7 +73,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @command("run", listing=False)
 @_options
-def run(context: Context, name: str, state: Path | None, cpus: float | None, memory: int | None, urls: "Urls") -> int:
+def run(context: Context, name: str, state: Path | None, **offered: Any) -> int:
     """Run a worker here until Ctrl-C.
 
     Ctrl-C once finishes what runs, twice stops now. The worker makes a key of its own in its state folder, and enrols
@@ -67,7 +81,7 @@ def run(context: Context, name: str, state: Path | None, cpus: float | None, mem
     """
     folder, me = _prepare(context, name, state)
     enrolled = asyncio.run(_enrol(context, folder, me.public_key, name))
-    return _work(context, folder, me, enrolled, name, cpus, memory, urls)
+    return _work(context, folder, me, enrolled, name, offered)
 
 
 @command("join", listing=False)
@@ -80,9 +94,7 @@ def join(
     token: str | None,
     name: str,
     state: Path | None,
-    cpus: float | None,
-    memory: int | None,
-    urls: "Urls",
+    **offered: Any,
 ) -> int:
     """Bring this machine into the hive at URL with an enrolment TOKEN, and run a worker here until Ctrl-C.
 
@@ -99,7 +111,7 @@ def join(
     folder, me = _prepare(context, name, state)
     given = token or os.environ.pop(TOKEN_ENV, "")
     enrolled = asyncio.run(_join(folder, me, url, pin, given, name))
-    return _work(context, folder, me, enrolled, name, cpus, memory, urls)
+    return _work(context, folder, me, enrolled, name, offered)
 
 
 @command("rekey")
@@ -178,35 +190,37 @@ def _work(
     me: "Identity",
     enrolled: Enrolment,
     name: str,
-    cpus: float | None,
-    memory: int | None,
-    urls: "Urls",
+    offered: dict[str, Any],
 ) -> int:
     from services.version import VERSION
-    from worker import agent, identity
+    from worker import agent, confine, identity
 
     for secret in ("HIVE_KEY", TOKEN_ENV):
         os.environ.pop(secret, None)  # no task may find it
     url, told = enrolled.url, enrolled.answer
     context.output.note(f"worker {told.worker} ({name}) joins pool {told.pool} at {url}")
-    options = agent.AgentOptions(
-        state=folder,
-        worker=told.worker,
-        pool=told.pool,
-        nats_url=told.nats_url,
-        nats_trust=Trust(told.nats_ca or enrolled.trust.ca),
-        api_url=url,
-        api_trust=enrolled.trust,
-        seed=me.seed_path,
-        cpus=cpus or 0.0,
-        memory_bytes=memory or 0,
-        urls=urls,
-        version=VERSION,
-    )
     try:
+        options = agent.AgentOptions(
+            state=folder,
+            worker=told.worker,
+            pool=told.pool,
+            nats_url=told.nats_url,
+            nats_trust=Trust(told.nats_ca or enrolled.trust.ca),
+            api_url=url,
+            api_trust=enrolled.trust,
+            seed=me.seed_path,
+            cpus=offered["cpus"] or 0.0,
+            memory_bytes=offered["memory"] or 0,
+            isolation=offered["isolation"],
+            network=confine.network_of(offered["network"]),
+            urls=offered["urls"],
+            version=VERSION,
+        )
         return agent.run(options)
     except identity.StateInUse as error:
         raise Failure(str(error)) from error
+    except confine.CannotIsolate as error:
+        raise Failure(str(error), "or let tasks run as this user, with --isolation none") from error
 
 
 def _folder_name(name: str) -> str:

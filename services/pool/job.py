@@ -4,6 +4,7 @@ import heapq
 
 from events.base import JobId, Runs, WorkerId, expand, runs_of, size_of
 from events.job import JobCancelled, JobFinished, JobFunded, JobHeld, JobMetered, JobRunnable, JobShort, JobSubmitted
+from events.needs import wanted
 from events.task import (
     AttemptEnd,
     Detail,
@@ -61,7 +62,7 @@ def decide_submit(state: Pool, command: Submit) -> list[JobFact]:
         return [fact, JobHeld(fact.job, "funds")]
     if waits:
         return [fact, JobHeld(fact.job, "dependencies")]
-    if why := unplaceable(state, (fact.kind, fact.cpus_milli, fact.memory_bytes)):
+    if why := unplaceable(state, (wanted(fact.kind, fact.needs), fact.cpus_milli, fact.memory_bytes)):
         return [fact, JobHeld(fact.job, "capacity", why)]
     return [fact]
 
@@ -190,6 +191,7 @@ def evolve_submitted(state: Pool, event: JobSubmitted, at: int) -> None:
         event.lost_after_ms,
         event.retries,
         state.order,
+        what=wanted(event.kind, event.needs),
     )
     job.waits_for = [other for other in event.after if other in state.jobs]
     for other in job.waits_for:

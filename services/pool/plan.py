@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from events.base import runs_of
 from events.job import JobHeld, JobRunnable
+from events.needs import offers
 from events.task import TasksDue, TasksLeased
 from services.pool import funds
 from services.pool.commands import Advance, Place
@@ -43,7 +44,7 @@ class Room:
             and (not memory or memory <= self.memory)
             and cpus <= most.cpus_milli
             and memory <= most.memory_bytes
-            and kind in most.kinds
+            and offers(most, kind)
         )
 
     def fits(self, cpus: int, memory: int) -> int:

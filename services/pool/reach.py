@@ -1,6 +1,7 @@
 """Which machines could ever take a task. Pure."""
 
 from events.base import WorkerId
+from events.needs import offers, told
 from events.units import size_text
 from services.pool.state import Pool, ShapeKey, Worker
 
@@ -30,9 +31,9 @@ def _unplaceable(state: Pool, shape: ShapeKey) -> str:
     if not known:
         return ""
     kind, cpus, memory = shape
-    fit = [worker.capacity for worker in known if kind in worker.capacity.kinds]
+    fit = [worker.capacity for worker in known if offers(worker.capacity, kind)]
     if not fit:
-        return f"needs a worker that can run kind {kind!r}; none of the {len(known)} known can"
+        return f"needs a worker that can run {told(kind)}; none of the {len(known)} known can"
     most_cpus, most_memory = max(c.cpus_milli for c in fit), max(c.memory_bytes for c in fit)
     needs = f"{cpus / 1000:g} CPUs" + (f" and {size_text(memory)} of memory" if memory else "")
     most = f"{most_cpus / 1000:g} CPUs, and {size_text(most_memory)}"

@@ -16,13 +16,14 @@ import msgspec
 from events.base import Digest, JobId, Runs, Sealed, UserId, WorkerId
 from events.catalog import Mark
 from events.job import Kind, Retries
+from events.needs import offers
 from events.worker import Capacity
 from services.pool.meter import Meter
 
 SESSIONS_KEPT = 8
 ASKS_KEPT = 32
 ShapeKey: TypeAlias = tuple[str, int, int]
-"""Kind, thousandths of CPUs, bytes of memory: what decides which machine can hold a task."""
+"""Kind and needs (see events.needs), thousandths of CPUs, bytes of memory: what decides which machine can hold a task."""
 
 
 class Lease(msgspec.Struct, gc=False):
@@ -84,6 +85,7 @@ class Job(msgspec.Struct, gc=False):
     told: dict[WorkerId, int] = {}
     meter: Meter | None = None
     """Of a job that costs something."""
+    what: str = ""
 
     @property
     def ended(self) -> int:
@@ -98,7 +100,7 @@ class Job(msgspec.Struct, gc=False):
     @property
     def shape(self) -> ShapeKey:
         """What a machine must have for one of these tasks."""
-        return (self.kind, self.cpus_milli, self.memory_bytes)
+        return (self.what, self.cpus_milli, self.memory_bytes)
 
 
 class Worker(msgspec.Struct, gc=False):
@@ -137,7 +139,7 @@ class Worker(msgspec.Struct, gc=False):
     def can_ever(self, shape: ShapeKey) -> bool:
         """Whether a task of this shape fits when the machine is empty."""
         kind, cpus, memory = shape
-        return kind in self.capacity.kinds and cpus <= self.capacity.cpus_milli and memory <= self.capacity.memory_bytes
+        return offers(self.capacity, kind) and cpus <= self.capacity.cpus_milli and memory <= self.capacity.memory_bytes
 
 
 def class_of(shape: ShapeKey) -> ShapeKey:

@@ -3,11 +3,11 @@
 import pytest
 
 from events.base import expand, size_of
-from events.job import Retries
+from events.job import JobHeld, JobRunnable, Retries
 from events.protocol import AHEAD_MAX
 from services.pool.plan import LEASES_PER_PLACE_MAX, TASKS_PER_PLACE_MAX, Room, is_free, may_take
 from services.pool.state import ShapeKey, load, save
-from tests.pool_support import GIB, Story, ended, place, report
+from tests.pool_support import GIB, Story, ended, place, report, submit
 
 NOW = Retries(exit=9, lost=9, backoff_ms=0)
 
@@ -263,3 +263,19 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[ShapeKey]:
 def test_a_large_job_that_came_first_does_not_hold_up_small_ones_of_its_priority() -> None:
     story = Story().worker(cpus=2).job("j1", cpus_milli=1500).job("j2", cpus_milli=1500).job("j3", cpus_milli=500)
     assert jobs(story) == ["j1", "j3"]
+
+
+def test_a_job_goes_where_its_needs_are_met() -> None:
+    story = Story().worker("w1").worker("w2", features=("process:disk", "process:pids"))
+    story.job("j1", 2, needs=["disk"]).job("j2", 1)
+    assert jobs(story, "w1") == ["j2"]
+    assert jobs(story, "w2") == ["j1", "j1"]
+
+
+def test_a_need_that_no_machine_meets_is_said() -> None:
+    story = Story().worker("w1", features=("container:hosts",))
+    held = story.when(submit("j1", needs=["hosts"]))[1]
+    assert isinstance(held, JobHeld)
+    assert "needs a worker that can run kind 'process' with hosts; none of the 1 known can" in held.detail
+    story.worker("w2", features=("process:hosts",))
+    assert story.advance(capacity=True) == [JobRunnable("j1")]

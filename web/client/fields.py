@@ -8,7 +8,8 @@ from typing import Any, Literal, TypeAlias, TypedDict
 from events.base import Digest
 from events.inputs import Param
 from events.job import Kind
-from events.spec import Each, Input, JobSpec, RetrySpec
+from events.limits import Network, Pull
+from events.spec import Each, Input, JobSpec, RetrySpec, SecretUse
 from projections.rows import JobState
 from web import schema
 from web.client import codec
@@ -46,6 +47,16 @@ class Fields(TypedDict, total=False):
     results: list[str]
     params: Mapping[str, Param]
     ref: str
+    secrets: Sequence[SecretUse]
+    commands: list[str]
+    entry: str
+    pull: Pull
+    image_secret: str
+    network: Network
+    hosts: list[str]
+    disk: int
+    pids: int
+    swap: int
 
 
 class JobsWanted(TypedDict, total=False):

@@ -4,7 +4,7 @@
 /** Bytes, in base64. */
 export type Base64 = string;
 
-/** A user handed in a job: an array of `count` tasks, numbered from 0. */
+/** A user handed in a job: an array of `count` tasks, numbered from 0. `needs`: see events.needs. */
 export interface JobSubmitted {
   type: "job.submitted";
   job: string;
@@ -12,7 +12,7 @@ export interface JobSubmitted {
   digest: string;
   text: Sealed;
   /** Default: "process" */
-  kind?: "container" | "noop" | "process";
+  kind?: "container" | "noop" | "process" | "python" | "shell";
   /** Default: 1 */
   count?: number;
   /** Default: 5 */
@@ -31,6 +31,8 @@ export interface JobSubmitted {
   after?: string[];
   /** Default: null */
   cost?: Cost | null;
+  /** Default: [] */
+  needs?: string[];
 }
 
 /** What a user typed, encrypted under a data key. Destroying the key erases the text and leaves the event valid. */
@@ -296,12 +298,14 @@ export interface WorkerRegistered {
   since_boot_ms?: number;
 }
 
-/** What a worker offers: thousandths of a CPU, bytes of memory, and the kinds of task it can run. */
+/** What a worker offers: thousandths of a CPU, bytes of memory, and the kinds of task it can run. `features`: how it holds tasks to their limits, and what they may ask for (see events.needs). */
 export interface Capacity {
   cpus_milli: number;
   memory_bytes: number;
   /** Default: ["process","noop"] */
   kinds?: string[];
+  /** Default: [] */
+  features?: string[];
 }
 
 /** The session's report with this number was recorded; what it said is in the facts after this one. `digest`: of the report as the worker sent it, whose signature is over this; the archive has both. */

@@ -5,7 +5,9 @@ import errno
 import os
 import sys
 from collections.abc import Container
-from typing import Protocol
+from typing import Literal, Protocol
+
+import msgspec
 
 from events.protocol import Run
 from events.task import AttemptEnd
@@ -25,18 +27,35 @@ class Rejected(Exception):
     """The task cannot be started as it was asked for; the text says why."""
 
 
+class Box(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """How an attempt is shut in. `home`: where it finds its folder. `uid`: as which user and group (-1: as we are).
+    `network`: none, the hosts that its job names, or all of the machine's. `prefix`: what goes before the arguments of a
+    process, `guards` how many processes of its own that leaves above the task's. `cgroup`: whether it is in a control group of its own.
+    `pids`, `memory`, `swap`: its limits, in bytes the latter; 0: none.
+    """
+
+    home: str
+    uid: int = -1
+    network: Literal["none", "hosts", "full"] = "full"
+    prefix: list[str] = []
+    guards: int = 0
+    cgroup: bool = False
+    pids: int = 0
+    memory: int = 0
+    swap: int = 0
+
+
 class Launch:
-    """A task ready to run. `folder` exists and is private to it."""
+    """A task ready to run. `folder` exists and is private to it; `env` is what the job and the task itself asked for;
+    without a `box` it runs as the agent does.
+    """
 
-    __slots__ = ("args", "env", "folder", "index", "order")
+    __slots__ = ("args", "box", "env", "folder", "index", "order")
 
-    def __init__(self, order: Run, index: int, folder: str, args: list[str], env: dict[str, str]) -> None:
-        self.order, self.index, self.folder, self.args, self.env = order, index, folder, args, env
-
-
-def home_of(order: Run, folder: str) -> str:
-    """The task's folder, as the task sees it."""
-    return CONTAINER_HOME if order.kind == "container" else folder
+    def __init__(
+        self, order: Run, index: int, folder: str, args: list[str], env: dict[str, str], box: Box | None = None
+    ) -> None:
+        self.order, self.index, self.folder, self.args, self.env, self.box = order, index, folder, args, env, box
 
 
 class Ran:

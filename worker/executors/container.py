@@ -1,46 +1,44 @@
-"""Runs tasks as containers: no network, nothing writable but the task's folder at /work and a small /tmp, no
-privileges, limits on CPUs, memory and processes. Removed when they end.
-"""
+"""Runs tasks as containers of this machine's engine, shut in as `container_config` says. Removed when they end."""
 
 import asyncio
 import contextlib
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import structlog
 
+from events.limits import REGISTRY_VARIABLE
 from events.protocol import Run
 from events.task import AttemptEnd
-from infra.engine import Attached, Engine, EngineError
-from worker import tree
-from worker.executors.base import CONTAINER_HOME as HOME
-from worker.executors.base import GRACE_S, Launch, Ran, Rejected, over_limit
+from infra.engine import NOT_FOUND, About, Attached, Ended, Engine, EngineError
+from worker.executors.base import GRACE_S, STDERR, Box, Launch, Ran, Rejected, over_limit
+from worker.executors.container_config import HOME, LABEL, config_of, name_of
+from worker.executors.images import Images
 from worker.executors.mean import Mean
 from worker.state import Key
 
-PIDS_MAX = 1024
-TMP_OPTIONS = "rw,nosuid,nodev,size=64m"
-MEMORY_MIN = 6 * 1024 * 1024
-"""Docker refuses less."""
 LOOK_S = 1.0
-LABEL = "hive.worker"
-PULLS_MAX = 2
-NOT_FOUND = 404
 TRIES_MAX = 10
 TRY_S = 1.0
+ENGINE_AWAY_S = 120.0
+"""How long an engine that went away is waited for; with it come back, its containers go on."""
 
 _log = structlog.get_logger()
 
 
 class _Container:
-    """A running container."""
+    """A running container, and the network that is its own ("": none)."""
 
-    __slots__ = ("began", "cpu_ms", "end", "id", "memory", "order", "peak", "reason", "started_at", "timers")
+    __slots__ = (
+        "began", "cpu_ms", "end", "id", "memory", "network", "order", "peak", "reason", "started_at", "timers"
+    )  # fmt: skip
 
-    def __init__(self, order: Run, container: str) -> None:
-        self.order, self.id = order, container
+    def __init__(self, order: Run) -> None:
+        self.order = order
+        self.id = self.network = ""
         self.began = time.monotonic()
         self.memory = Mean(self.began)
         self.started_at = time.time_ns() // 1_000_000
@@ -51,28 +49,56 @@ class _Container:
 
 
 class ContainerExecutor:
-    """Starts, watches and ends containers; callbacks as in `ProcessExecutor`."""
+    """Starts, watches and ends containers; callbacks as in `ProcessExecutor`. `images`: a file that remembers which of them
+    are not for everybody.
+    """
 
     def __init__(
         self,
         engine: Engine,
+        about: About,
+        images: Path,
         worker: str,
         on_output: Callable[[Run, int, int, bytes], None],
         on_ended: Callable[[Ran], None],
         on_batch: Callable[[], None],
     ) -> None:
-        self._engine, self._worker = engine, worker
+        self._engine, self._about, self._worker = engine, about, worker
+        self._images = Images(engine, images)
         self._on_output, self._on_ended, self._on_batch = on_output, on_ended, on_batch
         self.running: dict[Key, _Container] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._pulls = asyncio.Semaphore(PULLS_MAX)
         self._loop = asyncio.get_running_loop()
+
+    @classmethod
+    async def open(
+        cls,
+        engine: Engine,
+        images: Path,
+        worker: str,
+        on_output: Callable[[Run, int, int, bytes], None],
+        on_ended: Callable[[Ran], None],
+        on_batch: Callable[[], None],
+    ) -> "ContainerExecutor":
+        """An executor on this engine, of which nothing of an earlier agent runs any more, as far as it can be told."""
+        about = About()
+        try:
+            about = await engine.about()
+            opened = cls(engine, about, images, worker, on_output, on_ended, on_batch)
+            await opened.clear()
+        except EngineError as error:
+            _log.warning("worker.engine", why=error.detail)
+            return cls(engine, about, images, worker, on_output, on_ended, on_batch)
+        return opened
 
     async def clear(self) -> None:
         """Remove what an earlier agent of this worker left."""
-        for container in await self._engine.labelled(f"{LABEL}={self._worker}"):
+        label = f"{LABEL}={self._worker}"
+        for container in await self._engine.labelled(label):
             await self._engine.remove(container)
             _log.warning("worker.container_left", container=container[:12])
+        for network in await self._engine.networks(label):
+            await self._engine.remove_network(network)
 
     async def close(self) -> None:
         """Remove what runs; nothing is reported."""
@@ -81,93 +107,55 @@ class ContainerExecutor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(EngineError):
             for found in self.running.values():
-                await self._engine.remove(found.id)
+                await self._discard(found)
         await self._engine.close()
+
+    # Starting
 
     async def launch(self, launch: Launch) -> None:
         """Start a task's container, fetching its image when it is not here. Raises Rejected."""
-        order, key = launch.order, (launch.order.number, launch.index)
-        container = ""
+        order, key, text = launch.order, (launch.order.number, launch.index), launch.order.text
+        login = launch.env.pop(REGISTRY_VARIABLE, "")
+        await self._images.ready(text.image, text.pull, login, lambda line: self._tell(launch, line))
+        found = _Container(order)
         try:
-            container = await self._create(launch)
-            attached = await self._engine.attach(container)
-            await self._engine.start(container)
+            await self._make(found, launch, launch.box or Box(HOME, network="none"))
+            attached = await self._engine.attach(found.id)
+            await self._engine.start(found.id)
         except EngineError as error:
-            if container:
-                await self._remove(container)
+            await self._remove(found)
             raise Rejected(f"the container could not be started: {error.detail}") from None
         except asyncio.CancelledError:
-            if container:
-                await self._remove(container)
+            await self._remove(found)
             raise
-        found = self.running[key] = _Container(order, container)
+        found.began = time.monotonic()
+        found.memory = Mean(found.began)
+        found.started_at = time.time_ns() // 1_000_000
+        self.running[key] = found
         if order.time_limit_ms:
             found.timers.append(self._loop.call_later(order.time_limit_ms / 1000, self._time_up, key))
         self._run(self._watch(key, found, attached))
+
+    def _tell(self, launch: Launch, line: str) -> None:
+        self._on_output(launch.order, launch.index, STDERR, f"hive: {line}\n".encode())
 
     def _run(self, work: Any) -> None:
         task: asyncio.Task[None] = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _create(self, launch: Launch) -> str:
-        image = launch.order.text.image
-        name = f"hive-{self._worker}-{launch.order.number}.{launch.index}"
-        config = self._config(launch)
-        try:
-            return await self._engine.create(name, config)
-        except EngineError as error:
-            if error.status != NOT_FOUND:
-                raise
-        async with self._pulls:
-            try:
-                await self._engine.pull(image)
-            except EngineError as error:
-                raise Rejected(
-                    f"the image {image!r} is not on this machine and could not be fetched: {error.detail}"
-                ) from None
-        return await self._engine.create(name, config)
+    async def _make(self, found: _Container, launch: Launch, box: Box) -> None:
+        name, network = name_of(self._worker, launch), "none"
+        if box.network == "full":
+            network = name
+            found.network = await self._engine.add_network(name, {LABEL: self._worker})
+        config = config_of(launch, box, self._worker, self._about, self._user(box), network)
+        found.id = await self._engine.create(name, config)
 
-    def _config(self, launch: Launch) -> dict[str, Any]:
-        order, index = launch.order, launch.index
-        env = {
-            "HOME": HOME,
-            "TMPDIR": "/tmp",
-            **order.text.env,
-            **launch.env,
-            "HIVE_JOB": order.job,
-            "HIVE_INDEX": str(index),
-            "HIVE_COUNT": str(order.count),
-            "HIVE_ATTEMPT": str(order.attempt),
-            tree.WORKER_MARK: self._worker,
-        }
-        host: dict[str, Any] = {
-            "Binds": [f"{launch.folder}:{HOME}:rw"],
-            "NetworkMode": "none",
-            "ReadonlyRootfs": True,
-            "Tmpfs": {"/tmp": TMP_OPTIONS},
-            "CapDrop": ["ALL"],
-            "SecurityOpt": ["no-new-privileges"],
-            "PidsLimit": PIDS_MAX,
-            "NanoCpus": order.cpus_milli * 1_000_000,
-            "LogConfig": {"Type": "none"},
-        }
-        if order.memory_bytes:
-            host["Memory"] = host["MemorySwap"] = max(order.memory_bytes, MEMORY_MIN)
-        config: dict[str, Any] = {
-            "Image": order.text.image,
-            "User": f"{os.getuid()}:{os.getgid()}",
-            "WorkingDir": f"{HOME}/{order.text.cwd}" if order.text.cwd else HOME,
-            "Env": [f"{name}={value}" for name, value in env.items()],
-            "AttachStdout": True,
-            "AttachStderr": True,
-            "Tty": False,
-            "Labels": {LABEL: self._worker, "hive.task": f"{order.number}.{index}"},
-            "HostConfig": host,
-        }
-        if launch.args:
-            config["Cmd"] = launch.args
-        return config
+    def _user(self, box: Box) -> str:
+        if self._about.rootless:
+            return "0:0"  # that is us, and nobody else
+        return f"{box.uid}:{box.uid}" if box.uid >= 0 else f"{os.getuid()}:{os.getgid()}"
 
     # Watching
 
@@ -175,10 +163,7 @@ class ContainerExecutor:
         looking = self._loop.create_task(self._look(found))
         ran = Ran(found.order, key[1], "lost", 0, "the container engine stopped answering")
         try:
-            async for stream, data in attached.read():
-                self._on_output(found.order, key[1], stream, data)
-            await attached.close()  # or the engine would hold up a container whose output nobody reads
-            ended = await self._engine.wait(found.id)
+            ended = await self._follow(key, found, attached)
             ran = Ran(found.order, key[1], found.end or "exit", ended.code, found.reason or ended.error)
             if ended.oom and ended.code and found.end is None:
                 # The flag alone is not enough: it is also set when only a child was killed and the task went on.
@@ -189,14 +174,44 @@ class ContainerExecutor:
             looking.cancel()
             for timer in found.timers:
                 timer.cancel()
-            await attached.close()
-        await self._remove(found.id)
+        await self._remove(found)
         self.running.pop(key, None)
         now = time.monotonic()
         ran.started_at, ran.wall_ms = found.started_at, round((now - found.began) * 1000)
         ran.cpu_ms, ran.memory_peak, ran.memory_avg = found.cpu_ms, found.peak, found.memory.over(now)
         self._on_ended(ran)
         self._on_batch()
+
+    async def _follow(self, key: Key, found: _Container, attached: Attached) -> Ended:
+        """Pass on what it prints until it has ended, also over an engine that goes and comes back. Raises EngineError."""
+        while True:
+            try:
+                async for stream, data in attached.read():
+                    self._on_output(found.order, key[1], stream, data)
+                await attached.close()  # or the engine would hold up a container whose output nobody reads
+                return await self._engine.wait(found.id)
+            except EngineError as error:
+                _log.warning("worker.engine_away", container=found.id[:12], why=error.detail)
+            finally:
+                await attached.close()
+            attached = await self._attach_again(key, found)
+
+    async def _attach_again(self, key: Key, found: _Container) -> Attached:
+        """Listen to it again once the engine is back. Raises EngineError: it did not come back, or without the container."""
+        until = self._loop.time() + ENGINE_AWAY_S
+        while True:
+            await asyncio.sleep(TRY_S)
+            try:
+                if not await self._engine.pid(found.id):
+                    raise EngineError(NOT_FOUND, "the container engine went away and ended what it ran")
+                attached = await self._engine.attach(found.id)
+            except EngineError as error:
+                if error.status or self._loop.time() > until:
+                    raise
+            else:
+                gap = b"hive: the container engine was away; what was printed meanwhile may be missing\n"
+                self._on_output(found.order, key[1], STDERR, gap)
+                return attached
 
     async def _look(self, found: _Container) -> None:
         """Measure it, now and then: an engine tells nothing of a container that has ended."""
@@ -208,15 +223,21 @@ class ContainerExecutor:
                 found.memory.saw(used.memory, time.monotonic())
             await asyncio.sleep(LOOK_S)
 
-    async def _remove(self, container: str) -> None:
+    async def _remove(self, found: _Container) -> None:
         for _ in range(TRIES_MAX):
             try:
-                await self._engine.remove(container)
+                await self._discard(found)
             except EngineError as error:
-                _log.warning("worker.container_not_removed", container=container[:12], why=error.detail)
+                _log.warning("worker.container_not_removed", container=found.id[:12], why=error.detail)
                 await asyncio.sleep(TRY_S)
             else:
                 return
+
+    async def _discard(self, found: _Container) -> None:
+        if found.id:
+            await self._engine.remove(found.id)
+        if found.network:
+            await self._engine.remove_network(found.network)
 
     def _time_up(self, key: Key) -> None:
         found = self.running.get(key)

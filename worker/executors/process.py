@@ -11,18 +11,19 @@ import resource
 import select
 import shutil
 import signal
-import time
 from collections.abc import Callable
 
 from events.protocol import Run
 from events.task import AttemptEnd
 from worker import tree
-from worker.executors.base import GRACE_S, Launch, Ran, Rejected, keep_to_ourselves, over_limit, why_not
-from worker.executors.mean import Mean
+from worker.executors.attempt import YOUNG_S, Process, group_of
+from worker.executors.base import GRACE_S, Box, Launch, Ran, Rejected, keep_to_ourselves, over_limit, why_not
+from worker.executors.boxed import Start
+from worker.executors.bubblewrap import ENVIRONMENT_FD
+from worker.executors.cgroups import Cgroups
 from worker.orphans import Orphans
 from worker.state import Key
 
-YOUNG_S = 0.01
 LOOK_S = 0.25
 """How often memory, and processes that left their task, are looked at."""
 READ_BYTES = 64 * 1024
@@ -39,41 +40,6 @@ SIGNAL_BASE = 128
 _RESET = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
-class Process:
-    """A running task."""
-
-    __slots__ = (
-        "began",
-        "end",
-        "grace",
-        "key",
-        "limit",
-        "looks_at",
-        "memory",
-        "order",
-        "peak",
-        "pid",
-        "pidfd",
-        "pipes",
-        "reason",
-        "started_at",
-        "watched",
-    )
-
-    def __init__(self, order: Run, key: Key, pid: int, pidfd: int, pipes: list[int], began: float) -> None:
-        self.order, self.key, self.pid, self.pidfd, self.pipes, self.began = order, key, pid, pidfd, pipes, began
-        self.started_at = time.time_ns() // 1_000_000
-        self.watched = False
-        self.peak = 0
-        self.memory = Mean(began)
-        self.looks_at = began + YOUNG_S
-        self.end: AttemptEnd | None = None
-        """Why we ended it, when we did."""
-        self.reason = ""
-        self.limit: asyncio.TimerHandle | None = None
-        self.grace: asyncio.TimerHandle | None = None
-
-
 class ProcessExecutor:
     """Starts, watches and ends processes. `on_output(key, stream, data)` for all they write, then `on_ended(ran)`;
     `on_batch()` after each round of those.
@@ -86,6 +52,7 @@ class ProcessExecutor:
         on_ended: Callable[[Ran], None],
         on_batch: Callable[[], None],
         owns_children: bool = False,
+        cgroups: Cgroups | None = None,
     ) -> None:
         self._worker, self._on_output, self._on_ended, self._on_batch = worker, on_output, on_ended, on_batch
         self._loop = asyncio.get_running_loop()
@@ -98,6 +65,7 @@ class ProcessExecutor:
         self._timer: asyncio.TimerHandle | None = None
         self._next_look = 0.0
         self._orphans = Orphans(owns_children)
+        self._cgroups = cgroups
         keep_to_ourselves()
         self._loop.add_reader(self._epoll.fileno(), self._ready)
 
@@ -127,7 +95,7 @@ class ProcessExecutor:
 
     def spawn(self, launch: Launch) -> None:
         """As `launch`, at once. Raises Rejected."""
-        order, key = launch.order, (launch.order.number, launch.index)
+        order, key, box = launch.order, (launch.order.number, launch.index), launch.box
         cwd = f"{launch.folder}/{order.text.cwd}" if order.text.cwd else launch.folder
         env = self._environment(launch)
         pipes: list[int] = []
@@ -137,14 +105,20 @@ class ProcessExecutor:
             pipes += (out_r, out_w)
             err_r, err_w = os.pipe2(os.O_CLOEXEC)
             pipes += (err_r, err_w)
-            pid = self._spawn(launch.args, env, out_w, err_w)
+            pid = (
+                self._spawn(launch.args, env, out_w, err_w)
+                if box is None
+                else self._spawn_boxed(launch, box, env, pipes)
+            )
         except OSError as error:
             for fd in pipes:
                 os.close(fd)
+            self._leave_group(key, box)
             raise Rejected(f"the task could not be started: {error.strerror}") from None
         except Rejected:
             for fd in pipes:
                 os.close(fd)
+            self._leave_group(key, box)
             raise
         finally:
             os.fchdir(self._home)
@@ -154,6 +128,7 @@ class ProcessExecutor:
         os.set_blocking(err_r, False)
         pidfd = os.pidfd_open(pid)
         process = Process(order, key, pid, pidfd, [out_r, err_r], self._loop.time())
+        process.box = box
         self.running[key] = process
         self._by_fd[pidfd] = (process, 0)
         self._epoll.register(pidfd, select.EPOLLIN)
@@ -163,8 +138,8 @@ class ProcessExecutor:
             self._timer = self._loop.call_later(YOUNG_S, self._look)
 
     def _environment(self, launch: Launch) -> dict[str, str]:
-        order, folder = launch.order, launch.folder
-        env = {"PATH": PATH, "HOME": folder, "LANG": "C.UTF-8", "TMPDIR": folder, **order.text.env, **launch.env}
+        order, folder = launch.order, launch.box.home if launch.box is not None else launch.folder
+        env = {"PATH": PATH, "HOME": folder, "LANG": "C.UTF-8", "TMPDIR": folder, **launch.env}
         env["HIVE_JOB"] = order.job
         env["HIVE_INDEX"] = str(launch.index)
         env["HIVE_COUNT"] = str(order.count)
@@ -181,20 +156,41 @@ class ProcessExecutor:
             what = f"the working folder {named!r}" if named else "the task's folder"
             raise Rejected(f"{what} cannot be entered: {error.strerror}; an input can make it") from None
 
-    def _spawn(self, args: list[str], env: dict[str, str], out: int, err: int) -> int:
+    def _spawn_boxed(self, launch: Launch, box: Box, env: dict[str, str], pipes: list[int]) -> int:
+        """Start a task in its box. What it is to run is looked for on this machine first, to be able to say what is wrong."""
+        args = launch.args
+        if not args or not args[0]:
+            raise Rejected("the command is empty; name a program")
+        if "/" not in args[0] and env["PATH"] == PATH:
+            self._find(args[0], PATH)
+        groups: list[str] = []
+        if box.cgroup and self._cgroups is not None:
+            name = group_of(launch.order.number, launch.index)
+            groups = self._cgroups.make(name, box.memory, box.pids, launch.order.cpus_milli)
+        start = Start(box, args, env, groups)
+        try:
+            return self._spawn(start.args, start.env, pipes[1], pipes[3], start.environment)
+        finally:
+            if start.environment >= 0:
+                os.close(start.environment)
+
+    def _spawn(self, args: list[str], env: dict[str, str], out: int, err: int, environment: int = -1) -> int:
         if not args or not args[0]:
             raise Rejected("the command is empty; name a program")
         program = args[0] if "/" in args[0] else self._find(args[0], env["PATH"])
+        actions = [
+            (os.POSIX_SPAWN_DUP2, self._null, 0),
+            (os.POSIX_SPAWN_DUP2, out, STDOUT),
+            (os.POSIX_SPAWN_DUP2, err, STDERR),
+        ]
+        if environment >= 0:
+            actions.append((os.POSIX_SPAWN_DUP2, environment, ENVIRONMENT_FD))
         try:
             return os.posix_spawn(
                 program,
                 args,
                 env,
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, self._null, 0),
-                    (os.POSIX_SPAWN_DUP2, out, STDOUT),
-                    (os.POSIX_SPAWN_DUP2, err, STDERR),
-                ],
+                file_actions=actions,
                 setsid=True,
                 setsigmask=(),
                 setsigdef=_RESET,
@@ -268,8 +264,17 @@ class ProcessExecutor:
         wall = now - process.began
         for stream in (STDOUT, STDERR):
             self._read(process, stream, FINAL_READS_MAX)
+        box, oom = process.box, False
+        if box is not None and box.cgroup and self._cgroups is not None:
+            group = group_of(*process.key)
+            tree.signal_all(self._cgroups.pids(group), signal.SIGKILL)
+            oom = self._cgroups.oom_kills(group) > 0
+            process.peak = self._cgroups.memory_peak(group)
+        self._leave_group(process.key, box)
         self._drop(process)
         code = os.waitstatus_to_exitcode(status)
+        if box is not None and box.guards and code == SIGNAL_BASE + signal.SIGKILL:
+            code = -signal.SIGKILL  # bubblewrap tells of it as a shell does
         ran = Ran(process.order, process.key[1], process.end or "exit", code if code >= 0 else SIGNAL_BASE - code)
         ran.started_at, ran.wall_ms = process.started_at, round(wall * 1000)
         ran.cpu_ms = round((used.ru_utime + used.ru_stime) * 1000)
@@ -277,7 +282,8 @@ class ProcessExecutor:
         ran.memory_avg = process.memory.over(now)
         ran.reason = process.reason
         limit = process.order.memory_bytes
-        if process.end is None and code == -signal.SIGKILL and limit and ran.memory_peak >= limit * OOM_SHARE:
+        killed = code == -signal.SIGKILL and ran.memory_peak >= limit * OOM_SHARE
+        if process.end is None and limit and (killed or (oom and code)):
             ran.end, ran.reason = "oom", over_limit(limit)
         self._on_ended(ran)
 
@@ -319,7 +325,13 @@ class ProcessExecutor:
         busy = self.running or self._orphans
         self._timer = self._loop.call_later(YOUNG_S if self.running else LOOK_S, self._look) if busy else None
 
+    def _leave_group(self, key: Key, box: Box | None) -> None:
+        if box is not None and box.cgroup and self._cgroups is not None:
+            self._loop.run_in_executor(None, self._cgroups.remove, group_of(*key))
+
     def _measure(self, process: Process) -> None:
+        if process.box is not None and process.box.cgroup:
+            return  # the kernel does
         pids = tree.descendants(process.pid)
         pids += self._orphans.of(process.key)
         if len(pids) == 1:
@@ -359,5 +371,9 @@ class ProcessExecutor:
             self._signal(process, signal.SIGKILL)
 
     def _signal(self, process: Process, number: signal.Signals) -> None:
-        tree.signal_tree(process.pid, number)
+        if process.box is not None and process.box.guards and number != signal.SIGKILL:
+            # What makes the box would end of it before the task has, and end the task.
+            tree.signal_all(tree.descendants(process.pid)[process.box.guards :], number)
+        else:
+            tree.signal_tree(process.pid, number)
         tree.signal_all(self._orphans.of(process.key), number)
