@@ -192,7 +192,7 @@ class Engine:
     async def remove_network(self, network: str) -> None:
         """Remove it; nothing when it is gone. Raises EngineError."""
         try:
-            await self._docker._query_json(f"networks/{network}", method="DELETE")  # noqa: SLF001
+            await self._docker._query_json(f"networks/{network}", method="DELETE")  # noqa: SLF001 - no public call has it
         except aiodocker.DockerError as error:
             if error.status != NOT_FOUND:
                 raise _error(error) from None

@@ -13,29 +13,26 @@ import signal
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import msgspec
 import structlog
 import uvloop
 
 from events import protocol
-from events.base import WorkerId
 from events.protocol import POLL_S_MAX, Denied, Hello, Orders, Poll, Report, ReportAnswer
 from events.worker import Capacity
 from infra.engine import Engine
 from infra.link import Link, LinkDown, LinkTimeout, NoResponders, Reply
-from infra.tls import Trust
 from worker import confine, identity, leftovers, place, usage
 from worker.api import Api
-from worker.cache import CACHE_BYTES_MAX, Cache
+from worker.cache import Cache
 from worker.credential import WorkerCredential
 from worker.executors.base import require_linux
 from worker.executors.container import ContainerExecutor
 from worker.executors.process import ProcessExecutor
-from worker.fetch import Urls
 from worker.messages import Denial, Ordered, Quit, Stop
-from worker.output import SPOOL_BYTES_MAX, OutputDesk
+from worker.options import AgentOptions
+from worker.output import OutputDesk
 from worker.shell import Shell, clock
 from worker.spool import Spool
 from worker.state import State, next_poll, waiting_count, waiting_for
@@ -66,30 +63,6 @@ _NOTHING = Denied("slow_down", "")
 """What an answer counts as that is not the hive's."""
 
 _log = structlog.get_logger()
-
-
-class AgentOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent needs to know. `seed` is the worker's secret or the file that holds it; 0 means "as found"."""
-
-    state: Path
-    worker: WorkerId
-    pool: str
-    nats_url: str
-    api_url: str
-    nats_trust: Trust = Trust()
-    api_trust: Trust = Trust()
-    seed: bytes | Path
-    cpus: float = 0.0
-    memory_bytes: int = 0
-    engines: Literal["auto", "none"] = "auto"
-    """Whether to look for a container engine."""
-    isolation: confine.Isolation = "none"
-    network: tuple[str, ...] = ()
-    """See worker.confine.Rules."""
-    version: str = ""
-    cache_bytes_max: int = CACHE_BYTES_MAX
-    spool_bytes_max: int = SPOOL_BYTES_MAX
-    urls: Urls = "public"
 
 
 def run(options: AgentOptions) -> int:

@@ -124,7 +124,7 @@ class TestBreakout:
 
     async def test_what_makes_the_box_never_sees_the_tasks_variables(self, rig: Rig) -> None:
         """An LD_PRELOAD would be loaded into it, with all its rights."""
-        lease = rig.pool.sh("echo $MARK; sleep 600", env={"LD_PRELOAD": "/work/evil.so", "MARK": "m"})
+        lease = rig.pool.sh("echo $MARK; sleep 600", env={"LD_PRELOAD": "/tmp/evil.so", "MARK": "m"})
         await rig.pool.until(lambda: b"m\n" in rig.pool.text(lease), "it runs")
         (process,) = rig.agent._shell.processes.running.values()
         outside, first, *inside = tree.descendants(process.pid)

@@ -7,6 +7,7 @@ import pytest
 from events import template
 from events.spec import BadSpec, Each, Input, JobSpec, TaskText, check_spec
 from tests.machine_support import order
+from worker.executors.base import CONTAINER_HOME as HOME
 from worker.executors.base import Rejected
 from worker.program import program, shell_script
 
@@ -51,20 +52,20 @@ def test_they_are_filled_in_where_the_task_runs() -> None:
     )
     own = Each(["{{index}}"], {"B": "{{run}}"})
     asked = order(7, [0, 9], text=text, attempt=2)
-    args, env = program(asked, 3, own, "/work")
-    assert args == ["x", "j1.3/2", "/work/in", "3"]
-    assert env == {"A": "/work:{{job}}", "B": "j1.3.7"}
+    args, env = program(asked, 3, own, HOME)
+    assert args == ["x", "j1.3/2", f"{HOME}/in", "3"]
+    assert env == {"A": f"{HOME}:{{{{job}}}}", "B": "j1.3.7"}
 
 
 def test_every_name_has_a_value() -> None:
     text = TaskText([f"{{{{{name}}}}}" for name in template.NAMES])
-    args, _ = program(order(1, [0, 0], text=text), 0, Each(), "/work")
+    args, _ = program(order(1, [0, 0], text=text), 0, Each(), HOME)
     assert not any("{" in arg for arg in args)
 
 
 def test_a_tasks_own_part_is_checked_where_it_is_read() -> None:
     with pytest.raises(Rejected, match="nonsense"):
-        program(order(1, [0, 0]), 0, Each(["{{nonsense}}"]), "/work")
+        program(order(1, [0, 0]), 0, Each(["{{nonsense}}"]), HOME)
 
 
 def shell(*lines: str) -> subprocess.CompletedProcess[str]:
