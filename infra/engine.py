@@ -166,7 +166,8 @@ class Engine:
                 if detail.get("total") and told.get("status") == "Downloading":
                     layers[str(told.get("id"))] = int(detail["current"]), int(detail["total"])
                 elif told.get("id") in layers and told.get("status") in ("Download complete", "Pull complete"):
-                    layers[str(told["id"])] = (layers[str(told["id"])][1],) * 2
+                    whole = layers[str(told["id"])][1]
+                    layers[str(told["id"])] = whole, whole
                 yield Pulled(
                     sum(one[0] for one in layers.values()), sum(one[1] for one in layers.values()), len(layers)
                 )
