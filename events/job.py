@@ -45,7 +45,10 @@ class JobEvent(Event):
 
 
 class JobSubmitted(JobEvent, tag="job.submitted"):
-    """A user handed in a job: an array of `count` tasks, numbered from 0. `needs`: see events.needs."""
+    """A user handed in a job: an array of `count` tasks, numbered from 0. `needs`: see events.needs. Each task needs
+    `gpus_milli` thousandths of a GPU, or so many thousands of whole ones, with `gpu_memory` bytes on each, of `gpu_model`
+    (see events.hardware.slug; "": any).
+    """
 
     owner: UserId
     digest: Digest
@@ -61,6 +64,9 @@ class JobSubmitted(JobEvent, tag="job.submitted"):
     after: list[JobId] = []
     cost: Cost | None = None
     needs: list[str] = []
+    gpus_milli: int = 0
+    gpu_memory: int = 0
+    gpu_model: str = ""
 
 
 class JobHeld(JobEvent, tag="job.held"):

@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from events.base import Digest, JobId, Runs
+from events.hardware import Inventory, Usage
 from events.job import Kind
 from events.spec import TaskText
 from events.task import AttemptEnd, Detail
@@ -55,7 +56,8 @@ class Hello(msgspec.Struct, frozen=True, gc=False):
 class Poll(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Asks for orders after number `last`. `room`: how many more tasks it takes at most (-1: as the writer counts);
     `ahead`: how many times its capacity it may hold beyond what runs, for tasks shorter than a round trip. `speaks`: the
-    version of the protocol that the agent knows.
+    version of the protocol that the agent knows. `gpus`: of each GPU that it offers, in that order, the MiB that its tasks
+    may use while others use the rest.
     """
 
     session: str
@@ -65,6 +67,7 @@ class Poll(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     ahead: int = 0
     hello: Hello | None = None
     speaks: int = 1
+    gpus: list[int] = []
 
 
 class OpenSecrets(msgspec.Struct, frozen=True, gc=False):
@@ -76,7 +79,7 @@ class OpenSecrets(msgspec.Struct, frozen=True, gc=False):
 
 class Run(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="run"):
     """Run these tasks. `tickets` open the blobs they need over HTTP (see infra.tickets); `position` is where the
-    lease is recorded, for reads that must not be older.
+    lease is recorded, for reads that must not be older. `gpus`: the UUIDs of those that each of these tasks runs on.
     """
 
     number: int
@@ -91,6 +94,9 @@ class Run(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="run"):
     time_limit_ms: int = 0
     position: str = ""
     ticket: str = ""
+    gpus: list[str] = []
+    gpus_milli: int = 0
+    gpu_memory: int = 0
 
 
 class Cancel(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="cancel"):
@@ -202,7 +208,9 @@ class Stored(msgspec.Struct, frozen=True, gc=False, tag="stored"):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """The machine's use: CPU in percent of all cores, memory in bytes, tasks now."""
+    """The machine's use: CPU in percent of all cores, memory in bytes, tasks now. The inventory rides on the first one of
+    a session and on some of the others.
+    """
 
     session: str
     at: int
@@ -212,6 +220,8 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     disk_free: int = 0
     running: int = 0
     waiting: int = 0
+    usage: Usage | None = None
+    inventory: Inventory | None = None
 
 
 DenyCode: TypeAlias = Literal["superseded", "malformed", "unknown_session", "slow_down", "two_machines", "unverified"]

@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from events.base import Digest
+from events.hardware import GPUS_MAX, MODEL, MODEL_CHARS_MAX, slug
 from events.inputs import DIGEST, BadSpec, Input, Param, check_inputs, check_params, check_path, check_result
 from events.job import Kind, Retries
 from events.limits import REGISTRY_VARIABLE, SECRET_NAME, Network, Pull, problems
@@ -18,6 +19,8 @@ COUNT_MAX = 10_000_000
 TEXT_BYTES_MAX = 64 * 1024
 CPUS_MAX = 4096
 MEMORY_BYTES_MAX = 64 * 1024**4
+GPU_MEMORY_BYTES_MAX = 1024**4
+GPU_SHARE_MIN = 0.02
 TIME_LIMIT_S_MAX = 366 * 86400
 AFTER_MAX = 1000
 INPUTS_MAX = 100
@@ -94,7 +97,9 @@ class JobSpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_
     tasks on the machine that runs them, and stand nowhere else. Kind `shell` runs `commands` one after the other in one
     shell, up to the first that fails; kind `python` runs `entry`, or main.py, app.py, run.py or start.py, with `command`
     as its arguments. `image_secret` is a secret of the form NAME:PASSWORD for the registry of `image`. `network` none, or
-    `hosts` alone, or full; `disk` bytes of the task's folder, `pids` processes, `swap` bytes beyond `memory`.
+    `hosts` alone, or full; `disk` bytes of the task's folder, `pids` processes, `swap` bytes beyond `memory`. `gpus`: so many
+    whole GPUs for each task, or a share of one (0.25: up to four tasks on a GPU), each with `gpu_memory` bytes for it and
+    of `gpu_model`.
     """
 
     command: list[str] = []
@@ -108,6 +113,9 @@ class JobSpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_
     priority: int = 5
     cpus: float = 1.0
     memory: int = 0
+    gpus: float = 0.0
+    gpu_memory: int = 0
+    gpu_model: str = ""
     time_limit: float = 0.0
     lost_after: float = 60.0
     retries: RetrySpec = RetrySpec()
@@ -168,12 +176,34 @@ def check_spec(spec: JobSpec, field: str = "") -> None:
     _between(f"{at}priority", spec.priority, 1, 10)
     _between(f"{at}cpus", spec.cpus, 0.001 if kind != "noop" else 0.0, CPUS_MAX)
     _between(f"{at}memory", spec.memory, 0, MEMORY_BYTES_MAX, " bytes")
+    _check_gpus(spec, at)
     _between(f"{at}time_limit", spec.time_limit, 0, TIME_LIMIT_S_MAX, " seconds (0: none)")
     _between(f"{at}lost_after", spec.lost_after, 15, 7 * 86400, " seconds")
     for cause in ("exit", "oom", "timeout", "lost", "rejected", "output_lost"):
         _between(f"{at}retries.{cause}", getattr(spec.retries, cause), 0, RETRIES_MAX)
     _between(f"{at}retries.backoff", spec.retries.backoff, 0, 3600, " seconds")
     _check_text(spec, at)
+
+
+def _check_gpus(spec: JobSpec, at: str) -> None:
+    _between(f"{at}gpus", spec.gpus, 0, GPUS_MAX)
+    whole = spec.gpus == int(spec.gpus)
+    if not whole and not GPU_SHARE_MIN <= spec.gpus < 1:
+        raise BadSpec(
+            f"{at}gpus", f"is {spec.gpus:g}; must be a whole number, or a share of one GPU from {GPU_SHARE_MIN} to 1"
+        )
+    _between(f"{at}gpu_memory", spec.gpu_memory, 0, GPU_MEMORY_BYTES_MAX, " bytes (0: not said)")
+    if spec.gpu_model and not (len(spec.gpu_model) <= MODEL_CHARS_MAX and MODEL.match(slug(spec.gpu_model))):
+        detail = f'must be part of a GPU\'s name, such as "A100" or "rtx-4090", at most {MODEL_CHARS_MAX} characters'
+        raise BadSpec(f"{at}gpu_model", detail)
+    for name in ("gpu_memory", "gpu_model"):
+        if getattr(spec, name) and not spec.gpus:
+            raise BadSpec(f"{at}{name}", "is for tasks that need a GPU; set gpus, such as 1")
+
+
+def gpus_milli(spec: JobSpec) -> int:
+    """Thousandths of a GPU, rounded down so that three times a third go on one."""
+    return int(spec.gpus * 1000 + 1e-6)
 
 
 def _check_text(spec: JobSpec, at: str) -> None:

@@ -74,7 +74,9 @@ class LeaseEvent(TaskEvent):
 
 
 class TasksLeased(LeaseEvent, tag="task.leased"):
-    """The tasks were given to a worker."""
+    """The tasks were given to a worker, each of them on these `gpus` of its machine (UUIDs)."""
+
+    gpus: list[str] = []
 
 
 class TasksStarted(LeaseEvent, tag="task.started"):
@@ -114,7 +116,11 @@ class TasksDue(TaskEvent, tag="task.due"):
 
 
 class TasksReclaimed(LeaseEvent, tag="task.reclaimed"):
-    """A worker thought lost came back with these attempts before they were given to another: it keeps them."""
+    """A worker thought lost came back with these attempts before they were given to another: it keeps them, and the
+    `gpus` that they are on.
+    """
+
+    gpus: list[str] = []
 
 
 class TasksLate(LeaseEvent, tag="task.late"):

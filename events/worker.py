@@ -5,17 +5,19 @@ from typing import ClassVar, Literal
 import msgspec
 
 from events.base import Digest, Event, WorkerId
+from events.hardware import Gpu
 
 
 class Capacity(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What a worker offers: thousandths of a CPU, bytes of memory, and the kinds of task it can run. `features`: how it
-    holds tasks to their limits, and what they may ask for (see events.needs).
+    """What a worker offers: thousandths of a CPU, bytes of memory, the kinds of task it can run, and its GPUs. `features`: how
+    it holds tasks to their limits, and what they may ask for (see events.needs).
     """
 
     cpus_milli: int
     memory_bytes: int
     kinds: tuple[str, ...] = ("process", "noop")
     features: tuple[str, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
 
 
 class WorkerEvent(Event):

@@ -42,6 +42,7 @@ from services.accounts.commands import Command
 from services.accounts.hosted import PeopleHost
 from services.accounts.service import ACCOUNTS, AccountsService
 from services.asking import AskClient
+from services.beats import listen
 from services.certificates import Keeper, check_listeners, listening, served_by
 from services.floods import Floods
 from services.follower import Snapshotter
@@ -158,7 +159,7 @@ class ControlPlane:
             if "accounts" in self._options.roles:
                 accounts = await self._accounts(link, log, server, group)
             ask_accounts = AskClient[Command](link, ACCOUNTS, accounts.near if accounts else None)
-            access, database = AccessView(log), self._database(settings)
+            access, database, beats = AccessView(log), self._database(settings), listen(link, settings.pool, group)
             people = PeopleHost(self._folder, settings, database, log, ask_accounts, access)
             exits.push_async_callback(people.close)
             group.start(people.run())
@@ -184,7 +185,7 @@ class ControlPlane:
                     core = core_of(
                         self._folder, settings.pool, pool_client(link, settings.pool, service.near if service else None),
                         ask_accounts, access, people.keyring, people, references, log, reads, projector, outputs, server,
-                        lambda: self._disk, network_of(settings, served, server), limits_of(settings), floods, reports=archive,
+                        lambda: self._disk, network_of(settings, served, server), limits_of(settings), floods, beats, reports=archive,
                     )  # fmt: skip
                     url = await self._api(settings, core)
                     claim.set_url(url)

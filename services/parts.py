@@ -30,6 +30,7 @@ from services.accounts.first import first_of
 from services.accounts.hosted import PeopleHost
 from services.accounts.service import AccountsClient, AccountsService
 from services.asking import RefusedAnswer
+from services.beats import Beats
 from services.certificates import api_host, worker_host
 from services.credentials import CredentialDesk, CredentialRefused, KeyTaken
 from services.floods import Floods
@@ -187,11 +188,12 @@ def core_of(
     network: Network = Network(),
     limits: Limits = Limits(),
     floods: Floods | None = None,
+    beats: Beats | None = None,
     *,
     reports: ReportArchive,
 ) -> Core:
     """What the API stands on. `limits`: of users that have none of their own. Without a `server` of its own (an external
-    NATS) the hive takes no workers in.
+    NATS) the hive takes no workers in; without `beats` it knows nothing of what machines use.
     """
     blobs = Blobs(folder.directory("blobs"))
     return Core(
@@ -216,6 +218,7 @@ def core_of(
         revoke=partial(_revoke, server),
         credentials=_desk_of(folder, access, accounts, server, floods),
         disk=disk,
+        beats=beats or Beats(lambda: time.time_ns() // 1_000_000),
         limits=limits,
         network=network,
     )

@@ -206,6 +206,18 @@ class Ledger:
         jobs = [job for job in self.jobs.values() if job.fact.owner == owner and not job.state]
         return len(jobs), sum(job.count("queued") for job in jobs)
 
+    def used_gpus(self, worker: str) -> dict[str, tuple[int, int]]:
+        """Thousandths and bytes that what the worker has takes of each of its GPUs."""
+        found: dict[str, tuple[int, int]] = {}
+        for job, task in self.held_by(worker):
+            lease = self.leases[task.lease]
+            assert isinstance(lease, TasksLeased)
+            assert len(set(lease.gpus)) == len(lease.gpus) == -(-job.fact.gpus_milli // 1000), "as many as asked for"
+            for uuid in lease.gpus:
+                milli, memory = found.get(uuid, (0, 0))
+                found[uuid] = (milli + min(job.fact.gpus_milli, 1000), memory + job.fact.gpu_memory)
+        return found
+
     def used(self, worker: str) -> tuple[int, int]:
         """Thousandths of CPUs and bytes of memory of what the worker has."""
         held = self.held_by(worker)

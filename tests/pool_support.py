@@ -9,6 +9,7 @@ import pytest
 from events import catalog
 from events.base import Runs, Sealed
 from events.catalog import AnyEvent, Decision, Message
+from events.hardware import Gpu
 from events.job import JobSubmitted, Retries
 from events.protocol import Ended, Held, Hello, Report, ReportItem, Started
 from events.task import TasksLeased
@@ -56,16 +57,22 @@ def greet(
     features: tuple[str, ...] = (),
     holding: Sequence[tuple[int, str, Runs]] = (),
     since_boot_ms: int = 0,
+    gpus: Sequence[Gpu] = (),
 ) -> Greet:
     """The command that a worker's hello is."""
-    capacity = Capacity(int(cpus * 1000), memory, kinds, features)
+    capacity = Capacity(int(cpus * 1000), memory, kinds, features, tuple(gpus))
     held = [Held(*one) for one in holding]
     return Greet(worker, session, Hello("boot", capacity, "1", "nonce", held, since_boot_ms))
 
 
-def place(worker: str = "w1", room: int = -1, ahead: int = 0) -> Place:
-    """The command that gives a worker tasks."""
-    return Place(worker, room, ahead)
+def gpus(count: int, gib: int = 80, name: str = "NVIDIA A100-SXM4-80GB", *, part: bool = False) -> list[Gpu]:
+    """GPUs of a machine: GPU-0, GPU-1, ..."""
+    return [Gpu(f"GPU-{at}", name, gib * GIB, part) for at in range(count)]
+
+
+def place(worker: str = "w1", room: int = -1, ahead: int = 0, told: Sequence[int] = ()) -> Place:
+    """The command that gives a worker tasks. `told`: GiB of each GPU that are usable."""
+    return Place(worker, room, ahead, [gib * 1024 for gib in told])
 
 
 def ended(lease: int, job: str, tasks: Runs, end: Any = "exit", code: int = 0, **more: Any) -> Ended:

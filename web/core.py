@@ -19,6 +19,7 @@ from infra.tickets import Tickets
 from services.access import AccessView
 from services.accounts.hosted import PeopleHost
 from services.accounts.service import AccountsClient
+from services.beats import Beats
 from services.credentials import CredentialDesk
 from services.pool.client import PoolClient
 from services.projector import Projector
@@ -71,6 +72,7 @@ class Core:
     revoke: Callable[[str], Awaitable[bool]]
     credentials: CredentialDesk
     disk: Callable[[], DiskGuard]
+    beats: Beats
     limits: Limits = Limits()
     network: Network = Network()
 

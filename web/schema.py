@@ -15,6 +15,7 @@ from events.limits import Network, Pull
 from events.spec import SecretUse
 from events.task import AttemptEnd, Detail
 from projections.rows import JobState, TaskState, WorkerState
+from web.usage_schema import GpuView, InventoryView, UsageView
 
 LIMIT_DEFAULT = 100
 LIMIT_MAX = 1000
@@ -181,9 +182,9 @@ class Done(msgspec.Struct, frozen=True, gc=False):
 
 
 class WorkerView(msgspec.Struct, frozen=True, gc=False):
-    """A worker. `features`: how it holds tasks to their limits and what they may ask for, `process:disk` say. `leased`: tasks it has now; `finished`, `failed`: attempts that succeeded there, or ended otherwise.
-    `enrolled`: it was taken in and never connected yet. The name and the warning are shown to its owner, and to who looks
-    after workers.
+    """A worker. `features`: how it holds tasks to their limits and what they may ask for, `process:disk` say. `leased`: tasks
+    it has now; `finished`, `failed`: attempts that succeeded there, or ended otherwise. `enrolled`: it was taken in and
+    never connected yet. The name, the warning, usage and inventory are shown to its owner, and to who looks after workers.
     """
 
     worker: str
@@ -202,6 +203,9 @@ class WorkerView(msgspec.Struct, frozen=True, gc=False):
     banned: bool = False
     warning: str = ""
     features: list[str] = []
+    gpus: list[GpuView] = []
+    usage: UsageView | None = None
+    inventory: InventoryView | None = None
 
 
 class WorkersAnswer(msgspec.Struct, frozen=True, gc=False):

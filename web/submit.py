@@ -13,9 +13,10 @@ import msgspec
 
 from events.account import Limits
 from events.base import Digest, JobId, Sealed, UserId
+from events.hardware import slug
 from events.job import JobSubmitted, Retries
 from events.limits import needs_of
-from events.spec import TEXT_BYTES_MAX, JobSpec, RetrySpec, check_spec, kind_of, retries_of, text_of
+from events.spec import TEXT_BYTES_MAX, JobSpec, RetrySpec, check_spec, gpus_milli, kind_of, retries_of, text_of
 from infra.sealing import Keys
 from services.pool.commands import Submit
 from web.problems import Failed, bad_field, of_decoding
@@ -152,6 +153,9 @@ def _fact(spec: JobSpec, job: JobId, owner: UserId, digest: Digest, text: Sealed
         retries,
         spec.after,
         needs=needs_of(spec, kind),
+        gpus_milli=gpus_milli(spec),
+        gpu_memory=spec.gpu_memory,
+        gpu_model=slug(spec.gpu_model) if spec.gpu_model else "",
     )
 
 

@@ -22,6 +22,7 @@ from web.core import Core
 from web.jobs import done
 from web.params import CoreArg, MinPosition, at_least, problems
 from web.problems import AnyRequest, bad_field, not_found, unavailable
+from web.usage_schema import InventoryView, UsageAnswer, UsageView, gpu_view, inventory_view, points, usage_view
 
 NAMES_ALL = ("workers:all", "users:read")
 """Who is shown the names of others' workers: what their owners typed."""
@@ -49,7 +50,16 @@ def worker_view(core: Core, caller: Caller, worker: WorkerId, row: WorkerRow | N
         row.version, row.leased, row.finished, row.failed, row.since, name, owner, banned,
         CONTESTED if shown and time.time_ns() // 1_000_000 - row.contested_at < CONTESTED_SHOWN_MS else "",
         list(capacity.features),
+        list(map(gpu_view, capacity.gpus)), *(_heard(core, worker) if shown else (None, None)),
     )  # fmt: skip
+
+
+def _heard(core: Core, worker: WorkerId) -> tuple[UsageView | None, InventoryView | None]:
+    """What the machine said of itself lately."""
+    heard = core.beats.of(worker)
+    if heard is None:
+        return None, None
+    return usage_view(heard.beats[-1]), inventory_view(heard.inventory) if heard.inventory else None
 
 
 @get("/v1/workers", needs="workers:read", summary="List workers", responses=problems())
@@ -72,6 +82,23 @@ async def show_worker(
     if row is None and worker not in core.access.state.workers:
         raise not_found("worker", worker, "list them with GET /v1/workers")
     return worker_view(core, caller_of(request), worker, row)
+
+
+@get(
+    "/v1/workers/{worker:str}/usage",
+    needs="workers:read",
+    summary="What a machine used lately",
+    description="For its owner, and who looks after workers.",
+    responses=problems(404),
+)
+async def usage(core: CoreArg, request: AnyRequest, worker: FromPath[str]) -> UsageAnswer:
+    """The last ten minutes."""
+    known = core.access.state.workers.get(worker)
+    if not caller_of(request).sees(known.owner if known else "", *NAMES_ALL):
+        raise not_found("worker", worker, "list them with GET /v1/workers; only who owns one may see what it uses")
+    if known is None and core.reads.worker(worker) is None:
+        raise not_found("worker", worker, "list them with GET /v1/workers")
+    return UsageAnswer(worker, points(core.beats.of(worker)))
 
 
 @post(
@@ -200,4 +227,4 @@ async def health() -> schema.Health:
     return schema.Health()
 
 
-ROUTES = [list_workers, show_worker, enrol, drain, forget, ban, rename, status, ready, health]
+ROUTES = [list_workers, show_worker, usage, enrol, drain, forget, ban, rename, status, ready, health]

@@ -30,12 +30,13 @@ from worker.credential import WorkerCredential
 from worker.executors.base import require_linux
 from worker.executors.container import ContainerExecutor
 from worker.executors.process import ProcessExecutor
-from worker.messages import Denial, Ordered, Quit, Stop
+from worker.messages import Denial, GpusUsable, Ordered, Quit, Stop
 from worker.options import AgentOptions
 from worker.output import OutputDesk
+from worker.resources import Resources, measuring
 from worker.shell import Shell, clock
 from worker.spool import Spool
-from worker.state import State, next_poll, waiting_count, waiting_for
+from worker.state import State, next_poll, reserved, waiting_count, waiting_for
 from worker.voice import Voice
 
 RETRY_S_MIN, RETRY_S_MAX = 0.05, 2.0
@@ -46,7 +47,6 @@ REPOLL_EACH_S = 1.0
 QUICK_S = 0.01
 """An empty answer sooner than this is not waiting: the next poll is delayed."""
 ANSWER_S = 1.5
-HEARTBEAT_S = 5.0
 NOTE_S = 0.5
 """How often the running processes are written down."""
 BYE_S = 5.0
@@ -100,6 +100,8 @@ class Agent:
         self._credential: WorkerCredential
         self._voice: Voice
         self._shell: Shell
+        self._resources: Resources
+        self._containers: ContainerExecutor | None = None
         self._quit: asyncio.Future[Quit] = asyncio.get_running_loop().create_future()
         self._asking: set[asyncio.Future[Reply]] = set()
         self._poll_again = False
@@ -146,8 +148,10 @@ class Agent:
         kinds = ("process", "noop", "shell") + (("container",) if engine is not None else ())
         memory = options.memory_bytes or usage.memory_bytes()
         confiner, cgroups = await confine.prepare(options.worker, options.isolation, options.network, memory)
+        resources = self._resources = await asyncio.to_thread(measuring, options, self._container_ids)
+        stack.callback(resources.close)
         features, milli = confiner.features(engine is not None), round((options.cpus or usage.cpus()) * 1000)
-        capacity = Capacity(milli, memory, kinds, features)
+        capacity = Capacity(milli, memory, kinds, features, resources.offered)
         hello = Hello(usage.boot_id(), capacity, options.version, self._nonce, since_boot_ms=self._since_boot_ms)
         state = State(self.session, hello, spool.unreported)
         cache = Cache(options.state / "cache", api, options.cache_bytes_max)
@@ -162,7 +166,7 @@ class Agent:
         shell.executors |= dict.fromkeys(("process", "shell"), shell.processes)
         stack.push_async_callback(shell.processes.close)
         if engine is not None:
-            shell.executors["container"] = containers = await ContainerExecutor.open(
+            shell.executors["container"] = containers = self._containers = await ContainerExecutor.open(
                 engine, options.state / "private-images", options.worker, shell.desk.write, shell.on_ended, shell.flush
             )
             stack.push_async_callback(containers.close)
@@ -212,6 +216,9 @@ class Agent:
     def _quitting(self, quit_: Quit) -> None:
         if not self._quit.done():
             self._quit.set_result(quit_)
+
+    def _container_ids(self) -> list[str]:
+        return self._containers.ids if self._containers is not None else []
 
     # Stopping
 
@@ -355,13 +362,16 @@ class Agent:
     # Beside
 
     async def _heartbeat_loop(self, subject: str) -> None:
-        usage.heartbeat(self.session, self.options.state, 0, 0)  # the first CPU figure is since the call before
+        resources, state = self._resources, self._shell.state
         while True:
-            await asyncio.sleep(HEARTBEAT_S * random.uniform(0.95, 1.05))
-            state = self._shell.state
-            beat = usage.heartbeat(self.session, self.options.state, len(state.running), waiting_count(state))
+            counts = len(state.running), waiting_count(state)
+            sample = await asyncio.to_thread(resources.sample, self.session, *counts)
+            if resources.offered:
+                self._shell.feed(GpusUsable(resources.usable(reserved(state)), clock()))
             with contextlib.suppress(LinkDown):
-                self._link.send(subject, protocol.pack(beat))
+                self._link.send(subject, protocol.pack(sample.beat))
+                resources.told()
+            await asyncio.sleep(resources.interval_s * random.uniform(0.95, 1.05))
 
     async def _note_loop(self) -> None:
         """Write down what runs, for the next agent, should this one be killed."""

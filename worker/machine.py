@@ -14,6 +14,7 @@ from events.masking import mask
 from events.protocol import Cancel, Drain, Ended, Report, ReportItem, Run, Started
 from events.task import AttemptEnd
 from events.units import size_text
+from worker import gpus
 from worker.messages import (
     Answered,
     Began,
@@ -21,6 +22,7 @@ from worker.messages import (
     Done,
     Forget,
     Freed,
+    GpusUsable,
     Instruction,
     Kill,
     Ordered,
@@ -128,6 +130,8 @@ def _unfit(state: State, order: Run) -> str:
             f"needs {order.cpus_milli / 1000:g} CPUs and {size_text(order.memory_bytes)} of memory; "
             f"this worker has {has.cpus_milli / 1000:g} and {size_text(has.memory_bytes)}"
         )
+    if order.gpus and not {gpu.uuid for gpu in has.gpus}.issuperset(order.gpus):
+        return "the GPU that it was given is not offered by this machine any more"
     return ""
 
 
@@ -167,6 +171,8 @@ def _start(state: State, now: int) -> None:
             break
         if state.used_memory + order.memory_bytes > has.memory_bytes:
             break
+        if order.gpus and not gpus.are_free(state.used_gpus, order):
+            break
         index = waiting.take()
         if not waiting.runs:
             state.queue.popleft()
@@ -178,6 +184,8 @@ def _start(state: State, now: int) -> None:
             state.untold[key] = attempt
         state.used_cpus += order.cpus_milli
         state.used_memory += order.memory_bytes
+        if order.gpus:
+            gpus.use(state.used_gpus, order, 1)
         state.out.append(Start(order, index))
 
 
@@ -204,6 +212,8 @@ def _release(state: State, key: Key, now: int) -> Attempt | None:
         state.untold.pop(key, None)
         state.used_cpus -= attempt.order.cpus_milli
         state.used_memory -= attempt.order.memory_bytes
+        if attempt.order.gpus:
+            gpus.use(state.used_gpus, attempt.order, -1)
         state.pace.note(now - attempt.since, now)
     return attempt
 
@@ -240,6 +250,13 @@ def _tick(state: State, stimulus: Tick) -> None:
         if not state.pace.ahead(now, oldest):
             state.polled_ahead = 0
             state.out.append(Repoll())
+
+
+def _gpus(state: State, stimulus: GpusUsable) -> None:
+    state.usable = stimulus.usable
+    if not state.stopping and gpus.differ(stimulus.usable, state.polled_usable):
+        state.polled_usable = stimulus.usable
+        state.out.append(Repoll())
 
 
 def _stop(state: State, stimulus: Stop) -> None:
@@ -363,5 +380,6 @@ _RULES: dict[type, Callable[[State, Any], None]] = {
     Saved: _saved,
     Answered: _answered,
     Tick: _tick,
+    GpusUsable: _gpus,
     Stop: _stop,
 }

@@ -82,6 +82,13 @@ class Tick(msgspec.Struct, frozen=True, gc=False):
     now: int
 
 
+class GpusUsable(msgspec.Struct, frozen=True, gc=False):
+    """Of each GPU that is offered, in that order, the MiB that tasks may use now."""
+
+    usable: list[int]
+    now: int
+
+
 class Stop(msgspec.Struct, frozen=True, gc=False):
     """The agent is to stop: give back what has not started and finish what runs, or, with `kill`, end that too."""
 
@@ -89,7 +96,7 @@ class Stop(msgspec.Struct, frozen=True, gc=False):
     kill: bool = False
 
 
-Stimulus: TypeAlias = Ordered | Denial | Began | Freed | Done | Saved | Answered | Tick | Stop
+Stimulus: TypeAlias = Ordered | Denial | Began | Freed | Done | Saved | Answered | Tick | GpusUsable | Stop
 
 
 class Start(msgspec.Struct, frozen=True, gc=False):

@@ -26,6 +26,10 @@ class AgentOptions(msgspec.Struct, frozen=True, kw_only=True):
     seed: bytes | Path
     cpus: float = 0.0
     memory_bytes: int = 0
+    gpus: str = "auto"
+    """Which GPUs are offered: see worker.resources.Resources."""
+    nvml_recording: Path | None = None
+    """Plays a recorded machine instead of asking this one's driver (see infra.nvml_recording)."""
     engines: Literal["auto", "none"] = "auto"
     """Whether to look for a container engine."""
     isolation: confine.Isolation = "none"

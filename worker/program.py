@@ -66,8 +66,8 @@ def _value(name: str, order: Run, index: int, own: Each, home: str) -> str:
         "folder": home,
         "cpus": f"{order.cpus_milli / 1000:g}",
         "memory": str(order.memory_bytes),
-        "gpus": "",
-        "gpu_count": "0",
+        "gpus": ",".join(order.gpus),
+        "gpu_count": str(len(order.gpus)),
     }
     if name not in values:
         raise template.Unknown(name)

@@ -11,7 +11,7 @@ import structlog
 
 from events.protocol import Report, Run
 from events.task import AttemptEnd, Detail, FileRef
-from worker import machine
+from worker import gpus, machine
 from worker.api import Unavailable
 from worker.confine import Confiner
 from worker.executors.base import GRACE_S, Executor, Launch, Ran, Rejected
@@ -184,10 +184,14 @@ class Shell:
             box = self._confiner.box(order, folder)
             if box is not None:
                 give(folder, box.uid)
-            self.processes.spawn(Launch(order, index, folder, order.text.command, order.text.env, box))
+            env = order.text.env | self._gpus(order) if self.state.capacity.gpus else order.text.env
+            self.processes.spawn(Launch(order, index, folder, order.text.command, env, box))
         except Rejected as error:
             self._places.remove(key)
             self._ends.append(End(*key, "rejected", 0, str(error)))
+
+    def _gpus(self, order: Run) -> dict[str, str]:
+        return gpus.environment(order) if self.state.capacity.gpus else {}
 
     async def _prepare(self, order: Run, index: int) -> None:
         """Fetch what the task needs, then start it."""
@@ -207,7 +211,7 @@ class Shell:
             if box is not None:
                 await asyncio.to_thread(give, folder, box.uid)
             try:
-                await executor.launch(Launch(order, index, folder, args, {**env, **secrets}, box))
+                await executor.launch(Launch(order, index, folder, args, {**env, **secrets, **self._gpus(order)}, box))
             except Rejected as error:
                 raise Rejected(as_typed(str(error), order, args)) from None
         except Rejected as error:

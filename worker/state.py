@@ -88,6 +88,11 @@ class State:
         """Running, and not yet reported as started."""
         self.used_cpus = 0
         self.used_memory = 0
+        self.used_gpus: dict[str, int] = {}
+        """Thousandths of each GPU, by UUID."""
+        self.usable: list[int] = []
+        self.polled_usable: list[int] = []
+        """What the last poll said of the GPUs."""
         self.pace = Pace()
 
         self.fresh: list[Ended] = []
@@ -148,7 +153,8 @@ def next_poll(state: State, now: int) -> Poll:
         said = state.hello
         hello = Hello(said.boot, state.capacity, said.version, said.nonce, holding(state), said.since_boot_ms)
     room = 0 if state.stopping else -1
-    return Poll(state.session, state.polls, state.last, room, state.polled_ahead, hello, SPEAKS)
+    state.polled_usable = state.usable
+    return Poll(state.session, state.polls, state.last, room, state.polled_ahead, hello, SPEAKS, state.usable)
 
 
 def waiting_for(state: State, connected: bool, stops: int) -> str:
@@ -164,3 +170,12 @@ def waiting_for(state: State, connected: bool, stops: int) -> str:
         parts.append("reports to be recorded" + ("" if connected else " (no connection to the platform)"))
     again = "" if stops > 1 else "; once more stops now"
     return f"stopping: {'; '.join(parts) or 'nothing runs'}{again}"
+
+
+def reserved(state: State) -> dict[str, int]:
+    """Bytes that running tasks asked for of each GPU."""
+    found: dict[str, int] = {}
+    for attempt in state.running.values():
+        for uuid in attempt.order.gpus:
+            found[uuid] = found.get(uuid, 0) + attempt.order.gpu_memory
+    return found

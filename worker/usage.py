@@ -1,4 +1,4 @@
-"""What this machine is and uses, by psutil."""
+"""What this machine is, by psutil."""
 
 import os
 import time
@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-
-from events.protocol import Heartbeat
-from infra.disk import free_bytes
 
 MEMORY_SHARE = 0.9
 """Of the machine's memory, what is offered to tasks unless told otherwise."""
@@ -38,18 +35,3 @@ def cpus() -> float:
 def memory_bytes() -> int:
     """The memory to offer to tasks."""
     return int(_psutil.virtual_memory().total * MEMORY_SHARE)
-
-
-def heartbeat(session: str, folder: Path, running: int, waiting: int) -> Heartbeat:
-    """The machine's use now; CPU since the last call."""
-    memory = _psutil.virtual_memory()
-    return Heartbeat(
-        session,
-        time.time_ns() // 1_000_000,
-        float(_psutil.cpu_percent()),
-        int(memory.total - memory.available),
-        int(memory.total),
-        free_bytes(folder),
-        running,
-        waiting,
-    )

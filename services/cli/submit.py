@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 @click.option("--count", type=int, default=1, show_default=True, help="Tasks; each has HIVE_INDEX in its environment.")
 @click.option("--cpus", type=float, default=1.0, show_default=True, help="CPUs a task needs; may be a fraction.")
 @click.option("--memory", type=SIZE, default=0, help="Memory a task may use, such as 512MB or 2GiB [no limit].")
+@click.option("--gpus", type=float, default=0.0, help="GPUs a task needs: whole ones, or a share of one such as 0.25.")
+@click.option("--gpu-memory", type=SIZE, default=0, help="Memory it needs on each, such as 20GiB [not said].")
+@click.option("--gpu-model", default="", metavar="NAME", help="Part of their name, such as A100 or rtx-4090 [any].")
 @click.option("--time-limit", type=DURATION, default=0.0, help="A task ends after this: 90s, 5m, 2h [never].")
 @click.option("--priority", type=int, default=5, show_default=True, help="1 to 10; higher goes first.")
 @click.option("--env", type=PAIR, multiple=True, metavar="K=V", help="For the tasks' environment; repeatable.")
@@ -127,6 +130,9 @@ def spec_of(
         priority=asked["priority"],
         cpus=asked["cpus"],
         memory=asked["memory"],
+        gpus=asked["gpus"],
+        gpu_memory=asked["gpu_memory"],
+        gpu_model=asked["gpu_model"],
         time_limit=asked["time_limit"],
         retries=options.retries(asked["retries"], asked["retry"]),
         after=after or [],

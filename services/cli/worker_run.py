@@ -40,6 +40,15 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What both commands take."""
     folder = click.Path(file_okay=False, path_type=Path)
     for option in (
+        click.option("--nvml-recording", type=click.Path(exists=True, path_type=Path), hidden=True),
+        click.option(
+            "--gpus",
+            default="auto",
+            show_default=True,
+            envvar="HIVE_GPUS_OFFERED",
+            metavar="WHICH",
+            help="GPUs to offer: auto (all), none, or numbers and UUIDs with commas between: 0,2.",
+        ),
         click.option(
             "--network",
             multiple=True,
@@ -194,6 +203,7 @@ def _work(
 ) -> int:
     from services.version import VERSION
     from worker import agent, confine, identity
+    from worker.resources import NoSuchGpu
 
     for secret in ("HIVE_KEY", TOKEN_ENV):
         os.environ.pop(secret, None)  # no task may find it
@@ -214,9 +224,13 @@ def _work(
             isolation=offered["isolation"],
             network=confine.network_of(offered["network"]),
             urls=offered["urls"],
+            gpus=offered["gpus"],
+            nvml_recording=offered["nvml_recording"],
             version=VERSION,
         )
         return agent.run(options)
+    except NoSuchGpu as error:
+        raise Failure(f"--gpus: {error}", "offer others", Exit.USAGE) from error
     except identity.StateInUse as error:
         raise Failure(str(error)) from error
     except confine.CannotIsolate as error:

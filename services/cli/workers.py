@@ -12,12 +12,14 @@ from services.cli.context import Context, command
 from services.cli.enrolments import ban, rename, token
 from services.cli.find import find_worker
 from services.cli.worker_run import join, rekey, run
+from services.cli.worker_show import gpus, gpus_text, show
 
 if TYPE_CHECKING:
     from web.schema import WorkerView
 
 NAME_COLUMNS = 40
-HEADS = ("WORKER", "STATE", "CPUS", "MEMORY", "RUNNING", "DONE", "FAILED", "SINCE", "VERSION", "NAME")
+GPU_COLUMNS = 30
+HEADS = ("WORKER", "STATE", "CPUS", "MEMORY", "GPUS", "RUNNING", "DONE", "FAILED", "SINCE", "VERSION", "NAME")
 
 
 @command("workers")
@@ -51,7 +53,8 @@ def worker_row(worker: "WorkerView", now: float) -> tuple[str, ...]:
     memory = size_text(worker.memory)
     counts = (str(worker.leased), str(worker.finished), str(worker.failed))
     since = format.ago(worker.since, now)
-    return (worker.worker, state, f"{worker.cpus:g}", memory, *counts, since, worker.version, name)
+    has = format.shorten(gpus_text(worker), GPU_COLUMNS) if worker.gpus else "-"
+    return (worker.worker, state, f"{worker.cpus:g}", memory, has, *counts, since, worker.version, name)
 
 
 @click.group("worker")
@@ -102,6 +105,8 @@ async def _remove(context: Context, prefix: str) -> None:
 
 
 worker.add_command(run)
+worker.add_command(show)
+worker.add_command(gpus)
 worker.add_command(join)
 worker.add_command(rekey)
 worker.add_command(token)

@@ -77,11 +77,14 @@ class Heard(msgspec.Struct, frozen=True, gc=False):
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
-    """Give the worker tasks: `room` more at most (-1: as its capacity allows), up to 1 + `ahead` times its capacity."""
+    """Give the worker tasks: `room` more at most (-1: as its capacity allows), up to 1 + `ahead` times its capacity. `gpus`:
+    see events.protocol.Poll.
+    """
 
     worker: WorkerId
     room: int = -1
     ahead: int = 0
+    gpus: list[int] = []
 
 
 class Advance(msgspec.Struct, frozen=True, gc=False):

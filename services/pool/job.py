@@ -17,7 +17,7 @@ from events.task import (
     TasksStarted,
 )
 from services.hosting import Refused
-from services.pool import funds, quota
+from services.pool import funds, gpus, quota
 from services.pool.commands import CancelJob, Submit
 from services.pool.meter import Meter
 from services.pool.reach import another, unplaceable
@@ -62,7 +62,8 @@ def decide_submit(state: Pool, command: Submit) -> list[JobFact]:
         return [fact, JobHeld(fact.job, "funds")]
     if waits:
         return [fact, JobHeld(fact.job, "dependencies")]
-    if why := unplaceable(state, (wanted(fact.kind, fact.needs), fact.cpus_milli, fact.memory_bytes)):
+    shape = (wanted(fact.kind, fact.needs), fact.cpus_milli, fact.memory_bytes, gpus.need_of(fact))
+    if why := unplaceable(state, shape):
         return [fact, JobHeld(fact.job, "capacity", why)]
     return [fact]
 
@@ -192,6 +193,7 @@ def evolve_submitted(state: Pool, event: JobSubmitted, at: int) -> None:
         event.retries,
         state.order,
         what=wanted(event.kind, event.needs),
+        gpu=gpus.need_of(event),
     )
     job.waits_for = [other for other in event.after if other in state.jobs]
     for other in job.waits_for:
@@ -282,7 +284,7 @@ def evolve_leased(state: Pool, event: TasksLeased, at: int) -> None:
             for number in range(first, last + 1):
                 del job.retry[number]
         job.active.update(dict.fromkeys(range(first, last + 1), event.lease))
-    _open_lease(state, job, Lease(event.lease, job.id, worker.id, event.attempt, count, at))
+    _open_lease(state, job, Lease(event.lease, job.id, worker.id, event.attempt, count, at, gpus=event.gpus))
     state.own(job.owner, 0, -count)
     if not job.ready:
         state.dequeue(job)
@@ -295,6 +297,8 @@ def _open_lease(state: Pool, job: Job, lease: Lease) -> None:
     job.leases[lease.number] = None
     worker.used_cpus += lease.left * job.cpus_milli
     worker.used_memory += lease.left * job.memory_bytes
+    if lease.gpus:
+        gpus.hold(worker.gpus, lease.gpus, job.gpu, lease.left)
 
 
 def evolve_started(state: Pool, event: TasksStarted, at: int) -> None:
@@ -315,6 +319,8 @@ def evolve_ended(state: Pool, event: TasksFinished | TasksFailed | TasksRetried,
     worker = state.workers[lease.worker]
     worker.used_cpus -= count * job.cpus_milli
     worker.used_memory -= count * job.memory_bytes
+    if lease.gpus:
+        gpus.hold(worker.gpus, lease.gpus, job.gpu, -count)
     state.freed.add(worker.id)
     lease.left -= count
     if job.meter is not None:
@@ -341,7 +347,8 @@ def _requeue(state: Pool, job: Job, lease: Lease, event: TasksRetried) -> None:
     given_up = lease.number if event.end == "lost" else 0
     # A worker that gave a task back never started it: nothing speaks against trying it there.
     had = "" if event.end == "returned" else lease.worker
-    retry = Retry(lease.attempt, given_up, had, event.not_before, lease.at if given_up else 0)
+    since, gpus_back = (lease.at, lease.gpus) if given_up else (0, list[str]())
+    retry = Retry(lease.attempt, given_up, had, event.not_before, since, gpus_back)
     for index in expand(event.tasks):
         (job.delayed if event.not_before else job.retry)[index] = retry
         if event.end != "returned":
@@ -382,11 +389,12 @@ def evolve_reclaimed(state: Pool, event: TasksReclaimed, at: int) -> None:
     state.own(job.owner, 0, -count)
     lease, worker = state.leases.get(event.lease), state.workers[event.worker]
     if lease is None:
-        _open_lease(state, job, Lease(event.lease, job.id, event.worker, event.attempt, count, since))
+        _open_lease(state, job, Lease(event.lease, job.id, event.worker, event.attempt, count, since, gpus=event.gpus))
         worker.leases = dict.fromkeys(sorted(worker.leases))  # told by number (see orders.py)
     else:
         lease.left += count
         worker.used_cpus += count * job.cpus_milli
         worker.used_memory += count * job.memory_bytes
+        gpus.hold(worker.gpus, lease.gpus, job.gpu, count)
     if not job.ready:
         state.dequeue(job)

@@ -33,7 +33,7 @@ from events.worker import (
     WorkerUnreachable,
 )
 from services.hosting import NewerFormat, React
-from services.pool import funds, job, plan, react, worker
+from services.pool import funds, gpus, job, plan, react, worker
 from services.pool.commands import (
     Advance,
     CancelJob,
@@ -49,7 +49,7 @@ from services.pool.commands import (
 )
 from services.pool.state import Owned, Pool, ShapeKey, class_of
 
-VERSION = 4
+VERSION = 5
 """Of the snapshot: raise it when the state's shape or an `evolve` changes what a given log folds to."""
 
 DECIDE: dict[type, Callable[[Pool, Any, int], Sequence[AnyEvent]]] = {
@@ -143,6 +143,13 @@ def check(state: Pool) -> None:
         held = [(state.leases[number].left, state.jobs[state.leases[number].job]) for number in machine.leases]
         assert machine.used_cpus == sum(left * one.cpus_milli for left, one in held)
         assert machine.used_memory == sum(left * one.memory_bytes for left, one in held)
+        books: dict[str, gpus.Held] = {}
+        for number in machine.leases:
+            lease = state.leases[number]
+            assert len(lease.gpus) == state.jobs[lease.job].gpu.devices, "as many GPUs as each task needs"
+            gpus.hold(books, lease.gpus, state.jobs[lease.job].gpu, lease.left)
+        assert machine.gpus == books, machine.id
+        assert all(held.milli <= gpus.WHOLE for held in books.values()), "no GPU is given twice"
         assert list(machine.leases) == sorted(machine.leases), "orders are told by number"
         assert machine.state not in ("lost", "stopped") or not machine.leases, machine.id
     meters = {(one.meter.due, one.id) for one in state.jobs.values() if one.meter and one.meter.due}

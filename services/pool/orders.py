@@ -104,6 +104,9 @@ class OrderBook:
             job.time_limit_ms,
             position,
             ticket,
+            lease.gpus,
+            job.gpu.milli,
+            job.gpu.memory,
         )
 
     def _text(self, job: Job) -> TaskText:

@@ -6,7 +6,7 @@ with the number of queued tasks or of idle workers. Which workers to try is the 
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TypeAlias
 
@@ -16,6 +16,7 @@ from events.needs import offers
 from events.task import TasksDue, TasksLeased
 from services.pool import funds
 from services.pool.commands import Advance, Place
+from services.pool.gpus import Devices
 from services.pool.job import BOUND_BYTES, FACTS_BYTES_MAX, JobFact, cancel, due_tasks
 from services.pool.reach import another, unplaceable
 from services.pool.state import Job, Pool, Shape, ShapeKey, Worker
@@ -28,15 +29,24 @@ ADVANCE_MAX = 500
 class Room:
     """What a worker can still take."""
 
-    def __init__(self, worker: Worker, room: int, ahead: int) -> None:
+    def __init__(self, worker: Worker, room: int, ahead: int, gpus: Sequence[int] = ()) -> None:
         self._capacity, times = worker.capacity, 1 + max(0, ahead)
         self.cpus = worker.capacity.cpus_milli * times - worker.used_cpus
         self.memory = worker.capacity.memory_bytes * times - worker.used_memory
         self.tasks = TASKS_PER_PLACE_MAX if room < 0 else min(room, TASKS_PER_PLACE_MAX)
+        self._worker, self._told = worker, gpus
+        self._devices: Devices | None = None
+
+    @property
+    def devices(self) -> Devices:
+        """Its GPUs. Nothing is given ahead of a free one: who has one is worth a round trip."""
+        if self._devices is None:
+            self._devices = Devices(self._capacity.gpus, self._worker.gpus, self._told)
+        return self._devices
 
     def takes(self, shape: ShapeKey) -> bool:
         """Whether a task of this shape goes in."""
-        kind, cpus, memory = shape
+        kind, cpus, memory, gpu = shape
         most = self._capacity
         return (
             self.tasks > 0
@@ -45,15 +55,18 @@ class Room:
             and cpus <= most.cpus_milli
             and memory <= most.memory_bytes
             and offers(most, kind)
+            and (not gpu[0] or (bool(most.gpus) and self.devices.fits(gpu) > 0))
         )
 
-    def fits(self, cpus: int, memory: int) -> int:
-        """How many tasks of this size go in."""
-        count = self.tasks
+    def fits(self, job: Job) -> int:
+        """How many tasks of this job go in."""
+        cpus, memory, count = job.cpus_milli, job.memory_bytes, self.tasks
         if cpus:
             count = min(count, self.cpus // cpus)
         if memory:
             count = min(count, self.memory // memory)
+        if job.gpu[0]:
+            count = min(count, self.devices.fits(job.gpu))
         return max(0, count)
 
     def take(self, job: Job, count: int) -> None:
@@ -68,9 +81,9 @@ def is_free(worker: Worker, ahead: int) -> bool:
     return worker.takes and Room(worker, -1, ahead).cpus > 0
 
 
-def may_take(state: Pool, worker: Worker, room: int, ahead: int) -> bool:
+def may_take(state: Pool, worker: Worker, room: Room) -> bool:
     """Whether a look at the queue may find something for the worker. Tasks that need no CPU fit where none is left, too."""
-    return worker.takes and any(map(Room(worker, room, ahead).takes, state.classes))
+    return worker.takes and any(map(room.takes, state.classes))
 
 
 def fitting(state: Pool, room: Room) -> Iterator[ShapeKey]:
@@ -86,19 +99,31 @@ def place(state: Pool, command: Place) -> list[TasksLeased]:
     worker = state.workers.get(command.worker)
     if worker is None or not worker.takes:
         return []
-    room = Room(worker, command.room, command.ahead)
+    room = Room(worker, command.room, command.ahead, command.gpus)
     facts: list[TasksLeased] = []
     number = state.number
     for job in queued(state, room):
-        count = min(room.fits(job.cpus_milli, job.memory_bytes), job.ready)
+        count = min(room.fits(job), job.ready)
         for tasks, attempt in _pick(state, job, worker, count):
-            number += 1
             room.take(job, len(tasks))
-            runs = [tasks[0], tasks[-1]] if isinstance(tasks, range) else runs_of(tasks)
-            facts.append(TasksLeased(job.id, runs, number, worker.id, attempt))
+            for some, gpus in _dealt(room, job, tasks):
+                number += 1
+                runs = [some[0], some[-1]] if isinstance(some, range) else runs_of(some)
+                facts.append(TasksLeased(job.id, runs, number, worker.id, attempt, gpus))
         if len(facts) >= LEASES_PER_PLACE_MAX:
             break
     return facts
+
+
+def _dealt(room: Room, job: Job, tasks: range | list[int]) -> Iterator[tuple[range | list[int], list[str]]]:
+    """The tasks by the GPUs that they go on."""
+    if not job.gpu[0]:
+        yield tasks, []
+        return
+    at = 0
+    for gpus, count in room.devices.deal(job.gpu, len(tasks)):
+        yield tasks[at : at + count], gpus
+        at += count
 
 
 def queued(state: Pool, room: Room) -> Iterator[Job]:

@@ -149,7 +149,7 @@ class PollDesk:
         self._sought &= state.shapes.keys()
         while self._sought and (self._looking or self._round):
             if not self._looking:
-                needs_cpus = all(cpus for _, cpus, _ in self._sought)
+                needs_cpus = all(cpus for _, cpus, _, _ in self._sought)
                 self._looking.extend(self._idle if needs_cpus else self._parked)
                 self._round = False
                 continue
@@ -185,14 +185,14 @@ class PollDesk:
             yield Item([Heard(worker)], by="scheduler")
             yield Item((), partial(self._resync, worker, parked))
             return
-        if plan.may_take(state, machine, poll.room, poll.ahead):
-            yield Item([Place(worker, poll.room, poll.ahead)], by="scheduler")
+        if plan.may_take(state, machine, _room(machine, poll)):
+            yield Item([Place(worker, poll.room, poll.ahead, poll.gpus)], by="scheduler")
         if self._book.pending(state, worker, poll.last):
             self._idle.pop(worker, None)
             yield Item((), partial(self._tell, worker, parked))
         elif poll.room and plan.is_free(machine, poll.ahead):
             self._idle[worker] = None
-            self._spare(plan.Room(machine, poll.room, poll.ahead))
+            self._spare(_room(machine, poll))
         else:
             self._idle.pop(worker, None)
 
@@ -212,7 +212,7 @@ class PollDesk:
         machine = state.workers.get(worker)
         if parked is None or machine is None or not machine.takes:
             return False
-        room = plan.Room(machine, parked.poll.room, parked.poll.ahead)
+        room = _room(machine, parked.poll)
         if len(self._sought) > len(state.classes):
             return next(plan.fitting(state, room), None) is not None
         return any(map(room.takes, self._sought))
@@ -266,6 +266,10 @@ class PollDesk:
             self._reply_poll(worker, parked, Denied("superseded", SUPERSEDED))
         else:
             self._reply_poll(worker, parked, Orders([], resync=True))
+
+
+def _room(machine: Worker, poll: Poll) -> plan.Room:
+    return plan.Room(machine, poll.room, poll.ahead, poll.gpus)
 
 
 def _is_other(machine: Worker, poll: Poll) -> bool:

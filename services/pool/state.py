@@ -18,17 +18,18 @@ from events.catalog import Mark
 from events.job import Kind, Retries
 from events.needs import offers
 from events.worker import Capacity
+from services.pool.gpus import NO_GPU, GpuNeed, Held, can_ever
 from services.pool.meter import Meter
 
 SESSIONS_KEPT = 8
 ASKS_KEPT = 32
-ShapeKey: TypeAlias = tuple[str, int, int]
-"""Kind and needs (see events.needs), thousandths of CPUs, bytes of memory: what decides which machine can hold a task."""
+ShapeKey: TypeAlias = tuple[str, int, int, GpuNeed]
+"""Kind and needs (see events.needs), thousandths of CPUs, bytes of memory, GPUs: what decides which machine can hold a task."""
 
 
 class Lease(msgspec.Struct, gc=False):
-    """One attempt at some tasks of a job by a worker; `left` of them have not ended. `at`: since when (ms); `counted_ms`: how
-    much of it counted for pay by now.
+    """One attempt at some tasks of a job by a worker, each on these GPUs; `left` of them have not ended. `at`: since when (ms);
+    `counted_ms`: how much of it counted for pay by now.
     """
 
     number: int
@@ -38,6 +39,7 @@ class Lease(msgspec.Struct, gc=False):
     left: int
     at: int = 0
     counted_ms: int = 0
+    gpus: list[str] = []
 
 
 class Retry(msgspec.Struct, gc=False):
@@ -51,6 +53,8 @@ class Retry(msgspec.Struct, gc=False):
     due: int = 0
     since: int = 0
     """Since when (ms) that worker had it, if it may take it back."""
+    gpus: list[str] = []
+    """Those that it takes back with that lease."""
 
 
 class Job(msgspec.Struct, gc=False):
@@ -86,6 +90,7 @@ class Job(msgspec.Struct, gc=False):
     meter: Meter | None = None
     """Of a job that costs something."""
     what: str = ""
+    gpu: GpuNeed = NO_GPU
 
     @property
     def ended(self) -> int:
@@ -100,7 +105,7 @@ class Job(msgspec.Struct, gc=False):
     @property
     def shape(self) -> ShapeKey:
         """What a machine must have for one of these tasks."""
-        return (self.what, self.cpus_milli, self.memory_bytes)
+        return (self.what, self.cpus_milli, self.memory_bytes, self.gpu)
 
 
 class Worker(msgspec.Struct, gc=False):
@@ -123,6 +128,7 @@ class Worker(msgspec.Struct, gc=False):
     past: list[str] = []
     since_boot_ms: int = 0
     asked: list[str] = []
+    gpus: dict[str, Held] = {}  # what its tasks have of each, by UUID
     contested_at: int = 0
     """When (ms) it was last said that another machine has its key."""
 
@@ -138,16 +144,19 @@ class Worker(msgspec.Struct, gc=False):
 
     def can_ever(self, shape: ShapeKey) -> bool:
         """Whether a task of this shape fits when the machine is empty."""
-        kind, cpus, memory = shape
-        return offers(self.capacity, kind) and cpus <= self.capacity.cpus_milli and memory <= self.capacity.memory_bytes
+        kind, cpus, memory, gpu = shape
+        has = self.capacity
+        fits = offers(has, kind) and cpus <= has.cpus_milli and memory <= has.memory_bytes
+        return fits and (not gpu[0] or can_ever(has.gpus, gpu))
 
 
 def class_of(shape: ShapeKey) -> ShapeKey:
-    """The least shape of this one's class: CPUs and memory rounded down to powers of two. What it is for: of 10,000
+    """The least shape of this one's class: what it needs rounded down to powers of two. What it is for: of 10,000
     different shapes those that a machine has no room for are passed over by the class, not one by one.
     """
-    kind, cpus, memory = shape
-    return kind, cpus and 1 << cpus.bit_length() - 1, memory and 1 << memory.bit_length() - 1
+    kind, cpus, memory, gpu = shape
+    least = gpu.least() if gpu[0] else gpu
+    return kind, cpus and 1 << cpus.bit_length() - 1, memory and 1 << memory.bit_length() - 1, least
 
 
 _order = attrgetter("order")

@@ -25,6 +25,7 @@ from events.worker import (
 )
 from services.hosting import Refused
 from services.pool.commands import DrainWorker, Greet, Heard, Reported, Silent
+from services.pool.gpus import Held, hold, may_hold
 from services.pool.job import BOUND_BYTES, FACT_BYTES, FACTS_BYTES_MAX, Ends, TaskFact
 from services.pool.state import ASKS_KEPT, SESSIONS_KEPT, Job, Lease, Pool, Worker
 
@@ -117,6 +118,7 @@ def _reclaim_all(state: Pool, worker: Worker, hello: Hello) -> list[TasksReclaim
     """Take back what the worker holds and nobody else was given; what does not fit in the message is run again."""
     facts: list[TasksReclaimed] = []
     seen: set[int] = set()
+    back = {uuid: Held(held.milli, held.memory) for uuid, held in worker.gpus.items()}
     room = FACTS_BYTES_MAX
     for held in hello.holding:
         if held.lease in seen or room <= 0 or not _sound(state, held.job, held.tasks):
@@ -126,6 +128,10 @@ def _reclaim_all(state: Pool, worker: Worker, hello: Hello) -> list[TasksReclaim
         waiting = sorted(
             index for index in job.retry if holds(held.tasks, index) and _mine(job, index, held.lease, worker)
         )
+        had = job.retry[waiting[0]].gpus if waiting else []
+        if not may_hold(hello.capacity.gpus, back, had, job.gpu, len(waiting)):
+            continue  # somebody else's task is on that GPU by now
+        hold(back, had, job.gpu, len(waiting))
         if waiting:
             facts.append(_reclaim(job, waiting, held.lease, worker))
             room -= FACT_BYTES + len(facts[-1].tasks) * BOUND_BYTES
@@ -134,7 +140,8 @@ def _reclaim_all(state: Pool, worker: Worker, hello: Hello) -> list[TasksReclaim
 
 def _reclaim(job: Job, waiting: list[int], number: int, worker: Worker) -> TasksReclaimed:
     """Take back `waiting`, which wait for their next try since this very lease was given up."""
-    return TasksReclaimed(job.id, runs_of(waiting), number, worker.id, job.retry[waiting[0]].attempt)
+    first = job.retry[waiting[0]]
+    return TasksReclaimed(job.id, runs_of(waiting), number, worker.id, first.attempt, first.gpus)
 
 
 def decide_report(state: Pool, command: Reported, now: int) -> list[Fact]:
@@ -190,7 +197,8 @@ def _item(state: Pool, worker: Worker, ends: Ends, item: Started | Ended) -> lis
         if mine:
             back = _reclaim(job, mine, number, worker)
             ends.facts.append(back)
-            lease = lease or Lease(number, job.id, worker.id, back.attempt, 0, job.retry[mine[0]].since)
+            since = job.retry[mine[0]].since
+            lease = lease or Lease(number, job.id, worker.id, back.attempt, 0, since, gpus=back.gpus)
             current = sorted(current + mine)
         late = [index for index in rest if not _mine(job, index, number, worker)]
         if late:

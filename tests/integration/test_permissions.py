@@ -33,6 +33,7 @@ MAY: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/v1/jobs/{job}/tasks/{index}/reports"): LOOKERS | KEEPERS,
     ("GET", "/v1/workers"): ALL,
     ("GET", "/v1/workers/{worker}"): ALL,
+    ("GET", "/v1/workers/{worker}/usage"): ALL,
     ("POST", "/v1/workers"): KEEPERS,
     ("POST", "/v1/workers/{worker}/drain"): KEEPERS,
     ("POST", "/v1/workers/{worker}/ban"): KEEPERS,

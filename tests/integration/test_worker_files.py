@@ -184,7 +184,7 @@ class TestPlatform:
         assert pool.text(lease) == b"done\n"
 
     async def test_heartbeats_tell_of_the_machine(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("worker.agent.HEARTBEAT_S", 0.05)
+        monkeypatch.setattr("worker.resources.INTERVAL_S", 0.05)
         await rig.start()
         await rig.pool.until(lambda: len(rig.pool.beats) > 1, "heartbeats")
         beat = rig.pool.beats[-1]

@@ -14,7 +14,7 @@ from events.base import Runs, runs_of
 from events.catalog import AnyEvent, Decision, Message
 from events.job import Retries
 from events.protocol import Ended, Held, Hello, Report, ReportItem, Started
-from events.task import AttemptEnd, TasksLeased
+from events.task import TasksLeased
 from events.worker import Capacity
 from projections.board import BOARD
 from services.hosting import Refused
@@ -22,42 +22,8 @@ from services.pool import model
 from services.pool.commands import Advance, CancelJob, DrainWorker, Greet, Heard, Past, Place, Reported, Silent, Submit
 from services.pool.state import Pool, load, save
 from tests.pool_ledger import FINAL, Ledger
+from tests.pool_strategies import CAPACITIES, ENDS, GPU_NEEDS, JOBS, RETRIES, TASKS, WORKERS
 from tests.pool_support import GIB, T0, fact, normal
-
-JOBS = st.sampled_from([f"j{n}" for n in range(8)])
-WORKERS = st.sampled_from(["w1", "w2"])
-CAPACITIES = st.builds(
-    Capacity,
-    st.sampled_from([1000, 2000, 4000]),
-    st.sampled_from([GIB, 4 * GIB]),
-    st.sampled_from([("process", "noop")] * 4 + [("noop",)]),
-)
-RETRIES = st.builds(
-    Retries,
-    exit=st.integers(0, 2),
-    oom=st.integers(0, 1),
-    timeout=st.just(1),
-    lost=st.integers(0, 2),
-    rejected=st.integers(0, 1),
-    output_lost=st.just(1),
-    backoff_ms=st.sampled_from([0, 1000]),
-)
-MOSTLY_EXITS: list[AttemptEnd] = [
-    "exit",
-    "exit",
-    "exit",
-    "exit",
-    "exit",
-    "exit",
-    "oom",
-    "timeout",
-    "lost",
-    "cancelled",
-    "rejected",
-    "returned",
-]
-ENDS = st.sampled_from(MOSTLY_EXITS)
-TASKS = st.sets(st.integers(0, 5), min_size=1).map(lambda numbers: runs_of(sorted(numbers)))
 
 
 class Pools(RuleBasedStateMachine):
@@ -115,15 +81,18 @@ class Pools(RuleBasedStateMachine):
         retries=RETRIES,
         owner=st.sampled_from(["u1", "u1", "u2"]),
         most=st.sampled_from([(0, 0), (0, 0), (0, 0), (2, 0), (0, 7)]),
+        gpu=GPU_NEEDS,
     )
     def submit(
         self, job: str, count: int, digest: str, after: list[str], cpus: int, memory: int, priority: int, kind: Any,
         lost_after: int, retries: Retries, owner: str, most: tuple[int, int],
+        gpu: tuple[int, int, str],
     ) -> None:  # fmt: skip
         known = {name: past for name, past in self.known().items() if name not in self.state.jobs}
         new = fact(
             job, count, digest=digest, after=after, cpus_milli=cpus, memory_bytes=memory, priority=priority, kind=kind,
-            lost_after_ms=lost_after, retries=retries, owner=owner,
+            lost_after_ms=lost_after, retries=retries, owner=owner, gpus_milli=gpu[0], gpu_memory=gpu[1],
+            gpu_model=gpu[2],
         )  # fmt: skip
         if self.ask(Submit(new, known, *most)):
             jobs, tasks = self.ledger.owned(owner)
@@ -131,13 +100,20 @@ class Pools(RuleBasedStateMachine):
             assert not most[1] or tasks <= most[1]
 
     @initialize(
-        one=CAPACITIES, two=CAPACITIES, count=st.integers(1, 6), retries=RETRIES, cpus=st.sampled_from([500, 1000])
+        one=CAPACITIES,
+        two=CAPACITIES,
+        count=st.integers(1, 6),
+        retries=RETRIES,
+        cpus=st.sampled_from([500, 1000]),
+        gpu=GPU_NEEDS,
     )
-    def begin(self, one: Capacity, two: Capacity, count: int, retries: Retries, cpus: int) -> None:
+    def begin(
+        self, one: Capacity, two: Capacity, count: int, retries: Retries, cpus: int, gpu: tuple[int, int, str]
+    ) -> None:
         """Most stories need two machines and something to do."""
         self.ask(Greet("w1", "s0", Hello("b", one, "1", "n")))
         self.ask(Greet("w2", "s0", Hello("b", two, "1", "n")))
-        self.ask(Submit(fact("j0", count, retries=retries, cpus_milli=cpus)))
+        self.ask(Submit(fact("j0", count, retries=retries, cpus_milli=cpus, gpus_milli=gpu[0], gpu_memory=gpu[1])))
         self.ask(Submit(fact("j1", count, retries=retries, kind="noop", after=["j0"])))
 
     @precondition(lambda self: len(self.state.jobs) > 1)
@@ -171,12 +147,17 @@ class Pools(RuleBasedStateMachine):
         ]
         self.ask(Greet(worker, session, Hello("b", capacity, "1", "n", holding)))
 
-    @rule(worker=WORKERS, room=st.sampled_from([-1, -1, 0, 1]), ahead=st.integers(0, 2))
-    def place(self, worker: str, room: int, ahead: int) -> None:
-        self.place_one(worker, room, ahead)
+    @rule(
+        worker=WORKERS,
+        room=st.sampled_from([-1, -1, 0, 1]),
+        ahead=st.integers(0, 2),
+        told=st.sampled_from([[], [], [4096, 2048], [0]]),
+    )
+    def place(self, worker: str, room: int, ahead: int, told: list[int]) -> None:
+        self.place_one(worker, room, ahead, told)
 
-    def place_one(self, worker: str, room: int, ahead: int) -> None:
-        events = self.ask(Place(worker, room, ahead))
+    def place_one(self, worker: str, room: int, ahead: int, told: list[int] | None = None) -> None:
+        events = self.ask(Place(worker, room, ahead, told or []))
         if events:
             capacity = self.ledger.machines[worker].capacity
             cpus, memory = self.ledger.used(worker)
@@ -369,6 +350,9 @@ class Pools(RuleBasedStateMachine):
             assert waiting == books.count("queued") == shown.queued()
         for name, machine in self.state.workers.items():
             assert (machine.used_cpus, machine.used_memory) == self.ledger.used(name)
+            books = self.ledger.used_gpus(name)
+            assert {uuid: (held.milli, held.memory) for uuid, held in machine.gpus.items()} == books
+            assert all(milli <= 1000 and memory <= 4 * GIB for milli, memory in books.values()), "given twice"
             assert self.board.workers[name].leased == len(self.ledger.held_by(name))
             assert self.board.workers[name].state == machine.state
 

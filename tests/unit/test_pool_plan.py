@@ -209,21 +209,21 @@ def test_a_worker_is_free_while_it_has_cpus_left() -> None:
 def test_a_look_is_worth_it_when_something_fits() -> None:
     story = Story().worker(cpus=2).job("j1", cpus_milli=1500)
     machine = story.state.workers["w1"]
-    assert may_take(story.state, machine, -1, 0)
-    assert not may_take(story.state, machine, 0, 0)
+    assert may_take(story.state, machine, Room(machine, -1, 0))
+    assert not may_take(story.state, machine, Room(machine, 0, 0))
     story.lease()
     story.job("j2", cpus_milli=1500)
-    assert not may_take(story.state, machine, -1, 0)
-    assert may_take(story.state, machine, -1, 1)
+    assert not may_take(story.state, machine, Room(machine, -1, 0))
+    assert may_take(story.state, machine, Room(machine, -1, 1))
 
 
 def test_tasks_that_need_no_cpu_do_not_wait_behind_a_full_machine() -> None:
     story = Story().worker(cpus=2, memory=4 * GIB).job("j1", 9)
     story.lease()
     machine = story.state.workers["w1"]
-    assert not may_take(story.state, machine, -1, 0)
+    assert not may_take(story.state, machine, Room(machine, -1, 0))
     story.job("j2", 2, kind="noop", cpus_milli=0).job("j3", kind="noop", cpus_milli=0, memory_bytes=8 * GIB)
-    assert may_take(story.state, machine, -1, 0)
+    assert may_take(story.state, machine, Room(machine, -1, 0))
     assert jobs(story) == ["j2", "j2"]
 
 

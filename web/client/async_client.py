@@ -33,6 +33,7 @@ from web.client.finished import Finished
 from web.client.http import TRY_S_MAX, Http, Query
 from web.client.people import AsyncPeople
 from web.client.types import AnyJob, Job, JobResult, Piece, id_of
+from web.usage_schema import UsageView
 
 OUTPUTS_MAX = 16
 """Outputs fetched at a time."""
@@ -275,6 +276,10 @@ class AsyncHive:
     async def worker(self, worker: WorkerId) -> schema.WorkerView:
         """One worker."""
         return codec.worker_of(await self._ask("GET", f"/v1/workers/{codec.name(worker)}"))
+
+    async def worker_usage(self, worker: WorkerId) -> list[UsageView]:
+        """What the worker's machine used in the last ten minutes, oldest first."""
+        return codec.usage_of(await self._ask("GET", f"/v1/workers/{codec.name(worker)}/usage")).points
 
     async def drain(self, worker: WorkerId, on: bool = True) -> schema.Done:
         """Give the worker nothing new (`on`), or work again."""

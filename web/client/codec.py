@@ -5,6 +5,7 @@ from urllib.parse import quote
 import msgspec
 
 from web import schema
+from web.usage_schema import UsageAnswer
 
 encode = msgspec.json.Encoder().encode
 job_of = msgspec.json.Decoder(schema.Job).decode
@@ -13,6 +14,7 @@ tasks_of = msgspec.json.Decoder(schema.TasksAnswer).decode
 results_of = msgspec.json.Decoder(schema.ResultsAnswer).decode
 done_of = msgspec.json.Decoder(schema.Done).decode
 workers_of = msgspec.json.Decoder(schema.WorkersAnswer).decode
+usage_of = msgspec.json.Decoder(UsageAnswer).decode
 worker_of = msgspec.json.Decoder(schema.WorkerView).decode
 enrol_of = msgspec.json.Decoder(schema.EnrolAnswer).decode
 status_of = msgspec.json.Decoder(schema.Status).decode

@@ -38,6 +38,9 @@ class Fields(TypedDict, total=False):
     priority: int
     cpus: float
     memory: int
+    gpus: float
+    gpu_memory: int
+    gpu_model: str
     time_limit: float
     lost_after: float
     retries: RetrySpec

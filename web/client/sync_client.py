@@ -16,6 +16,7 @@ from web.client.fields import Command, EventsWanted, Fields, Item, JobsWanted, S
 from web.client.folders import Stored
 from web.client.http import TRY_S_MAX
 from web.client.types import AnyJob, Job, JobResult, Piece
+from web.usage_schema import UsageView
 
 T = TypeVar("T")
 CLOSE_S = 5.0
@@ -186,6 +187,10 @@ class Hive:
     def worker(self, worker: WorkerId) -> schema.WorkerView:
         """One worker."""
         return self._do(self._hive.worker(worker))
+
+    def worker_usage(self, worker: WorkerId) -> list[UsageView]:
+        """What the worker's machine used in the last ten minutes, oldest first."""
+        return self._do(self._hive.worker_usage(worker))
 
     def drain(self, worker: WorkerId, on: bool = True) -> schema.Done:
         """Give the worker nothing new (`on`), or work again."""

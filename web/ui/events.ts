@@ -4,7 +4,7 @@
 /** Bytes, in base64. */
 export type Base64 = string;
 
-/** A user handed in a job: an array of `count` tasks, numbered from 0. `needs`: see events.needs. */
+/** A user handed in a job: an array of `count` tasks, numbered from 0. `needs`: see events.needs. Each task needs `gpus_milli` thousandths of a GPU, or so many thousands of whole ones, with `gpu_memory` bytes on each, of `gpu_model` (see events.hardware.slug; "": any). */
 export interface JobSubmitted {
   type: "job.submitted";
   job: string;
@@ -33,6 +33,12 @@ export interface JobSubmitted {
   cost?: Cost | null;
   /** Default: [] */
   needs?: string[];
+  /** Default: 0 */
+  gpus_milli?: number;
+  /** Default: 0 */
+  gpu_memory?: number;
+  /** Default: "" */
+  gpu_model?: string;
 }
 
 /** What a user typed, encrypted under a data key. Destroying the key erases the text and leaves the event valid. */
@@ -132,7 +138,7 @@ export interface JobFinished {
   cancelled?: number;
 }
 
-/** The tasks were given to a worker. */
+/** The tasks were given to a worker, each of them on these `gpus` of its machine (UUIDs). */
 export interface TasksLeased {
   type: "task.leased";
   job: string;
@@ -141,6 +147,8 @@ export interface TasksLeased {
   worker: string;
   /** Default: 1 */
   attempt?: number;
+  /** Default: [] */
+  gpus?: string[];
 }
 
 /** The worker began to run them. A task too short to be seen running has no such fact. */
@@ -263,7 +271,7 @@ export interface TasksDue {
   tasks: number[];
 }
 
-/** A worker thought lost came back with these attempts before they were given to another: it keeps them. */
+/** A worker thought lost came back with these attempts before they were given to another: it keeps them, and the `gpus` that they are on. */
 export interface TasksReclaimed {
   type: "task.reclaimed";
   job: string;
@@ -272,6 +280,8 @@ export interface TasksReclaimed {
   worker: string;
   /** Default: 1 */
   attempt?: number;
+  /** Default: [] */
+  gpus?: string[];
 }
 
 /** A report for an attempt that is not current. Recorded; it changes nothing. */
@@ -298,7 +308,7 @@ export interface WorkerRegistered {
   since_boot_ms?: number;
 }
 
-/** What a worker offers: thousandths of a CPU, bytes of memory, and the kinds of task it can run. `features`: how it holds tasks to their limits, and what they may ask for (see events.needs). */
+/** What a worker offers: thousandths of a CPU, bytes of memory, the kinds of task it can run, and its GPUs. `features`: how it holds tasks to their limits, and what they may ask for (see events.needs). */
 export interface Capacity {
   cpus_milli: number;
   memory_bytes: number;
@@ -306,6 +316,17 @@ export interface Capacity {
   kinds?: string[];
   /** Default: [] */
   features?: string[];
+  /** Default: [] */
+  gpus?: Gpu[];
+}
+
+/** A GPU that a worker offers. `memory_bytes`: what tasks may use of it, when nobody else does. `part`: a MIG slice; CUDA shows a process one of those at most. */
+export interface Gpu {
+  uuid: string;
+  name: string;
+  memory_bytes: number;
+  /** Default: false */
+  part?: boolean;
 }
 
 /** The session's report with this number was recorded; what it said is in the facts after this one. `digest`: of the report as the worker sent it, whose signature is over this; the archive has both. */

@@ -91,6 +91,11 @@ class ContainerExecutor:
             return cls(engine, about, images, worker, on_output, on_ended, on_batch)
         return opened
 
+    @property
+    def ids(self) -> list[str]:
+        """Of the containers that run."""
+        return [found.id for found in self.running.values()]
+
     async def clear(self) -> None:
         """Remove what an earlier agent of this worker left."""
         label = f"{LABEL}={self._worker}"

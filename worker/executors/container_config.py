@@ -90,6 +90,8 @@ def _host(launch: Launch, box: Box, about: About, network: str) -> dict[str, Any
         host["Init"] = True
     if about.cgroup > 1:
         host["CgroupnsMode"] = "private"
+    if launch.order.gpus:
+        host["DeviceRequests"] = [{"Driver": "nvidia", "DeviceIDs": launch.order.gpus, "Capabilities": [["gpu"]]}]
     if about.pids:
         host["PidsLimit"] = box.pids or PIDS_MAX
     if about.memory and box.memory:

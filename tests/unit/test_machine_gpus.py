@@ -1,0 +1,72 @@
+"""The worker's machine and its GPUs: a task waits for its own, and the platform hears when others take them."""
+
+from events.hardware import Gpu
+from events.protocol import Hello, Orders
+from events.worker import Capacity
+from tests.machine_support import done, order, starts, told
+from worker.gpus import TOLD_MIB, environment
+from worker.machine import step
+from worker.messages import GpusUsable, Ordered, Repoll, Save, Stop
+from worker.state import State, next_poll, reserved
+
+GPUS = (Gpu("GPU-0", "NVIDIA A100", 1000), Gpu("GPU-1", "NVIDIA A100", 1000))
+HELLO = Hello("boot", Capacity(64_000, 1000, gpus=GPUS), "1", "nonce")
+
+
+def machine() -> State:
+    """A greeted machine with two GPUs."""
+    state = State("s", HELLO)
+    step(state, Ordered(Orders([]), 0, greeted=True))
+    return state
+
+
+def test_a_task_waits_for_its_own_gpu() -> None:
+    state = machine()
+    orders = [order(1, [0, 0], gpus=["GPU-0"], gpus_milli=1000), order(2, [1, 1], gpus=["GPU-0"], gpus_milli=1000)]
+    assert starts(told(state, *orders)) == [(1, 0)]
+    assert starts(done(state, 1, 0)) == [(2, 1)]
+    done(state, 2, 1)
+    assert not state.used_gpus
+
+
+def test_shares_run_side_by_side() -> None:
+    state = machine()
+    assert starts(told(state, order(1, [0, 2], gpus=["GPU-1"], gpus_milli=333))) == [(1, 0), (1, 1), (1, 2)]
+    assert starts(told(state, order(2, [3, 3], gpus=["GPU-1"], gpus_milli=333))) == []
+
+
+def test_a_gpu_that_is_not_offered_is_no_place_to_run() -> None:
+    (saved,) = told(machine(), order(1, [0, 0], gpus=["GPU-9"], gpus_milli=1000))
+    assert isinstance(saved, Save)
+    (ended,) = saved.items
+    assert (ended.end, "not offered" in ended.reason) == ("rejected", True)
+
+
+def test_what_running_tasks_asked_for_is_reserved() -> None:
+    state = machine()
+    told(state, order(1, [0, 1], gpus=["GPU-1"], gpus_milli=500, gpu_memory=100))
+    assert reserved(state) == {"GPU-1": 200}
+
+
+def test_the_platform_hears_what_others_use_and_when_that_changes() -> None:
+    state = machine()
+    assert step(state, GpusUsable([80_000, 80_000], 1)) == [Repoll()], "the poll that waits said nothing of it"
+    assert next_poll(state, 2).gpus == [80_000, 80_000]
+    assert step(state, GpusUsable([80_000 - TOLD_MIB + 1, 80_000], 3)) == []
+    assert step(state, GpusUsable([80_000 - TOLD_MIB, 80_000], 4)) == [Repoll()]
+    assert step(state, GpusUsable([80_000 - TOLD_MIB, 80_000], 5)) == [], "it is said once"
+    assert step(state, GpusUsable([0, 80_000], 6)) == [Repoll()]
+
+
+def test_one_that_stops_says_nothing_more_of_its_gpus() -> None:
+    state = machine()
+    step(state, Stop(1))
+    assert Repoll() not in step(state, GpusUsable([80_000, 80_000], 2))
+
+
+def test_a_task_sees_its_gpus_and_no_other() -> None:
+    mine = order(1, [0, 0], gpus=["GPU-1", "GPU-0"], gpus_milli=2000)
+    assert environment(mine) == {
+        "CUDA_VISIBLE_DEVICES": "GPU-1,GPU-0", "NVIDIA_VISIBLE_DEVICES": "GPU-1,GPU-0", "HIVE_GPUS": "2",
+    }  # fmt: skip
+    assert environment(order(1, [0, 0])) == {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}
