@@ -10,8 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
 
+import msgspec
+
 from events.base import Digest, JobId
-from events.protocol import Piece
+from events.protocol import Piece, Progress
 from infra.files import make_folder, sync_folder, write_all
 from infra.folder import write_atomic
 
@@ -24,6 +26,8 @@ SYNC_THREADS = 8
 """fsyncs of different files share the file system's journal commits when they run together."""
 CUT = "cut"
 
+_encode = msgspec.json.Encoder().encode
+_progress_of = msgspec.json.Decoder(Progress).decode
 _HEADER = struct.Struct(">BIQ")
 _SCAN_BYTES = 1024 * 1024
 _CUT_TEXT = b"hive: output beyond this point was dropped: the attempt reached its limit of %d bytes\n"
@@ -177,6 +181,24 @@ class OutputFiles:
             return b""
         with open(self.path(key), "rb", buffering=0) as file:
             return os.pread(file.fileno(), limit, offset)
+
+    def note(self, told: list[Progress]) -> None:
+        """See Outputs.note."""
+        for one in told:
+            path = self.path((one.job, one.index, one.lease))
+            with contextlib.suppress(OSError):  # it is said again, or does not matter any more
+                make_folder(path.parent, self._root)
+                new = path.with_suffix(".new")
+                new.write_bytes(_encode(one))
+                new.replace(path.with_suffix(".now"))
+
+    def progress(self, attempts: list[Key]) -> dict[Key, Progress]:
+        """See Outputs.progress."""
+        found: dict[Key, Progress] = {}
+        for key in attempts:
+            with contextlib.suppress(OSError, msgspec.DecodeError):
+                found[key] = _progress_of(self.path(key).with_suffix(".now").read_bytes())
+        return found
 
     def leases(self, job: JobId, index: int) -> list[int]:
         """See Outputs.leases."""

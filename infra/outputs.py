@@ -1,9 +1,10 @@
 """What attempts print: one file an attempt, appended by offset, on the disk before it is acknowledged.
 
-A file is a sequence of frames: stream (0 mark, 1 stdout, 2 stderr), length, time in ms since 1970 as `>BIQ`, then the
+A file is a sequence of frames: stream (0 mark, 1 stdout, 2 stderr, 3 what a task emits), length, time in ms since 1970 as `>BIQ`, then the
 bytes. Offsets count the file's bytes, headers included; a piece may begin and end anywhere. Files lie at
 `<root>/<2 characters of the job>/<job>/<index // 1000>/<index>-<lease>.out`; beside one, `.end` says that nothing more
-is taken: the digest of the whole (sealed), or `cut`, when the attempt printed more than it may.
+is taken: the digest of the whole (sealed), or `cut`, when the attempt printed more than it may; and `.now` how far it says
+that it has come.
 
 All batches that arrive while one is being written go to the disk together, in one thread, with one fsync a file.
 """
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from events.base import Digest, JobId
-from events.protocol import Piece
+from events.protocol import Piece, Progress
 from infra.output_files import Key, OutputFiles
 from infra.threads import in_thread
 
@@ -26,7 +27,7 @@ PENDING_BYTES_MAX = 64 * 1024**2
 READ_BYTES_MAX = 8 * 1024**2
 """Of one `read`."""
 
-MARK, STDOUT, STDERR = STREAMS = 0, 1, 2
+MARK, STDOUT, STDERR, EMIT = STREAMS = 0, 1, 2, 3
 HEADER = struct.Struct(">BIQ")
 
 _JOB = re.compile(r"[a-z0-9]{3,64}\Z")
@@ -144,6 +145,16 @@ class Outputs:
         """The leases under which this task printed something, ascending."""
         check_name(job, index, 0)
         return await in_thread(self._files.leases, job, index)
+
+    async def note(self, told: list[Progress]) -> None:
+        """Keep how far these attempts have come. It may be lost, and nothing depends on it."""
+        for one in told:
+            check_name(one.job, one.index, one.lease)
+        await in_thread(self._files.note, told)
+
+    async def progress(self, attempts: list[Key]) -> dict[Key, Progress]:
+        """How far those of the attempts have come that told of it."""
+        return await in_thread(self._files.progress, [check_name(*key) for key in attempts])
 
     async def seal(self, job: JobId, index: int, lease: int) -> Digest | None:
         """Take nothing more for this attempt; the digest of all its output, or None when there is none."""

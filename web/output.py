@@ -42,7 +42,7 @@ MOVED_S = 0.02
 Streams: TypeAlias = frozenset[int]
 Attempt: TypeAlias = tuple[JobId, int, int]
 _PLACE = re.compile(r"(\d{1,18})-(\d{1,18})\Z")
-_NAMES: dict[int, Literal["stdout", "stderr", "mark"]] = {0: "mark", 1: "stdout", 2: "stderr"}
+_NAMES: dict[int, Literal["stdout", "stderr", "mark", "emit"]] = {0: "mark", 1: "stdout", 2: "stderr", 3: "emit"}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -263,5 +263,5 @@ def _told(found: list[tuple[int, int, bytes, int]], streams: Streams, lease: int
             _encode(Printed(_NAMES.get(stream, "mark"), at, base64.b64encode(payload).decode())), f"{lease}-{after}"
         )
         for stream, at, payload, after in found
-        if stream in streams or stream not in (1, 2)
+        if (stream in streams or stream not in (1, 2, 3)) and payload
     )

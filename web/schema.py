@@ -3,7 +3,7 @@
 Positions are opaque texts: give one back as `min_position` or `from`.
 """
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -131,7 +131,8 @@ class JobsAnswer(msgspec.Struct, frozen=True, gc=False):
 
 class Task(msgspec.Struct, frozen=True, gc=False):
     """A task and its latest attempt (0: none yet), which ended with `end` ("": it did not), `code` and `reason`.
-    `lease` names the attempt in the whole pool.
+    `lease` names the attempt in the whole pool. `progress`: how far it says that it has come, in percent (-1: it did not
+    say); `saying`: the same in its own words, while it runs.
     """
 
     index: int
@@ -146,6 +147,8 @@ class Task(msgspec.Struct, frozen=True, gc=False):
     started_at: Moment
     ended_at: Moment
     detail: Detail | None = None
+    progress: int = -1
+    saying: str = ""
 
 
 class TasksAnswer(msgspec.Struct, frozen=True, gc=False):
@@ -299,11 +302,20 @@ class Shown(msgspec.Struct, frozen=True, gc=False):
 
 
 class Printed(msgspec.Struct, frozen=True, gc=False):
-    """A piece of output. `data` in base64."""
+    """A piece of output. `data` in base64. `mark` is said by Hive itself; `emit` is a line of JSON that the task told of
+    itself: its progress, structured results, artifacts.
+    """
 
-    stream: Literal["stdout", "stderr", "mark"]
+    stream: Literal["stdout", "stderr", "mark", "emit"]
     at: int
     data: str
+
+
+class Emitted(msgspec.Struct, frozen=True, gc=False):
+    """A structured result of a task, under the name that it gave it."""
+
+    name: str
+    json: Any
 
 
 class Began(msgspec.Struct, frozen=True, gc=False):

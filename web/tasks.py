@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
+import msgspec
 from litestar import Request, get
 from litestar.datastructures import State
 from litestar.openapi.datastructures import ResponseSpec
@@ -10,8 +11,10 @@ from litestar.types import ASGIApp
 
 from events.catalog import position_text
 from events.masking import unmask
+from events.protocol import Progress
 from events.spec import TaskText
-from infra.outputs import HEADER, begins_frame
+from infra.blobs import BlobMissing
+from infra.outputs import EMIT, HEADER, STDERR, STDOUT, begins_frame
 from projections.rows import TaskRow, TaskState
 from web import schema
 from web.caller import JOBS_READ, caller_of
@@ -23,17 +26,25 @@ from web.problems import Failed, bad_field, not_found
 from web.stream import BytesStream, EventStream
 
 LEASES_SHOWN_MAX = 5
-STREAMS: dict[str, Streams] = {"both": frozenset({1, 2}), "stdout": frozenset({1}), "stderr": frozenset({2})}
+_emitted_of = msgspec.json.Decoder(list[schema.Emitted]).decode
+STREAMS: dict[str, Streams] = {
+    "both": frozenset({STDOUT, STDERR}),
+    "stdout": frozenset({STDOUT}),
+    "stderr": frozenset({STDERR}),
+    "emit": frozenset({EMIT}),
+    "all": frozenset({STDOUT, STDERR, EMIT}),
+}
 
 
-def task_view(row: TaskRow, text: TaskText) -> schema.Task:
-    """The task as the API shows it."""
+def task_view(row: TaskRow, text: TaskText, told: Progress | None = None) -> schema.Task:
+    """The task as the API shows it; `told`: how far it says that it has come, while it runs."""
+    percent = row.detail.progress if row.detail else told.percent if told else -1
     # The start of a task that ended soon after it was told with its end alone.
     started_at = row.started_at or (row.detail.started_at if row.detail else 0)
     return schema.Task(
         row.index, row.state, row.attempt, row.lease, row.worker, row.end, row.code, unmask(row.reason, text),
         row.leased_at,
-        started_at, row.ended_at, row.detail,
+        started_at, row.ended_at, row.detail, percent, told.text if told else "",
     )  # fmt: skip
 
 
@@ -52,7 +63,9 @@ async def list_tasks(
     text = text_in(await visible(core, caller_of(request), job, "jobs:read"), core.keys) or TaskText()
     page = await core.reads.tasks(job, in_state or "", after, limit)
     following = int(page.next) if page.next else None
-    return schema.TasksAnswer([task_view(row, text) for row in page.rows], following, position_text(page.position))
+    told = await core.outputs.progress([(job, row.index, row.lease) for row in page.rows if row.state == "running"])
+    tasks = [task_view(row, text, told.get((job, row.index, row.lease))) for row in page.rows]
+    return schema.TasksAnswer(tasks, following, position_text(page.position))
 
 
 @get(
@@ -76,7 +89,10 @@ async def output(
     job: FromPath[str],
     index: FromPath[int],
     request: Request[Any, Any, State],
-    stream: Annotated[Literal["both", "stdout", "stderr"], QueryParameter(description="Which of the two")] = "both",
+    stream: Annotated[
+        Literal["both", "stdout", "stderr", "emit", "all"],
+        QueryParameter(description="Which: `both` is stdout and stderr, `emit` what the task told of itself"),
+    ] = "both",
     offset: Annotated[int, QueryParameter(ge=0, description="Where to begin: the Hive-Next-Offset of an answer")] = 0,
     attempt_lease: Annotated[
         int, QueryParameter(ge=0, description="Of this attempt; 0: the latest one that printed")
@@ -131,4 +147,34 @@ async def _bytes(core: Core, job: str, index: int, streams: Streams, lease: int,
     return BytesStream(all_bytes(core.outputs, (job, index, lease), streams, offset, size), 200, headers)
 
 
-ROUTES = [list_tasks, output]
+@get(
+    "/v1/jobs/{job:str}/tasks/{index:int}/emitted",
+    needs=JOBS_READ,
+    summary="The structured results that a task told of",
+    description='A list of {"name","json"}, in the order in which it told of them; [] when it told of none, or runs.',
+    responses=problems(404),
+)
+async def emitted(
+    core: CoreArg,
+    request: Request[Any, Any, State],
+    job: FromPath[str],
+    index: FromPath[int],
+    min_position: MinPosition = "",
+) -> list[schema.Emitted]:
+    """What it told of."""
+    await at_least(core, min_position)
+    row = await visible(core, caller_of(request), job, "jobs:read")
+    task = await core.reads.task(job, index) if index < row.count else None
+    if task is None:
+        raise not_found("task", f"{job}/{index}", f"the job has {row.count} tasks, numbered from 0")
+    if task.detail is None or not task.detail.emitted:
+        return []
+    try:
+        return _emitted_of(await core.blobs.read(task.detail.emitted))
+    except BlobMissing:
+        raise not_found("result", f"{job}/{index}", "it is not kept any more") from None
+    except msgspec.DecodeError:
+        raise Failed(502, "bad-result", f"what task {job}/{index} told of cannot be read") from None
+
+
+ROUTES = [list_tasks, output, emitted]

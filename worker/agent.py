@@ -158,7 +158,8 @@ class Agent:
         places = place.Places(tasks_root, cache, api, options.urls, self._credential.seed)
         stack.push_async_callback(places.close)
         shell = self._shell = Shell(state, spool, places, confiner, self._take_report, self._repoll, self._quitting)
-        shell.desk = OutputDesk(spool_folder / "output", shell.on_output_settled, shell.flush, options.spool_bytes_max)
+        output = spool_folder / "output"
+        shell.print_to(OutputDesk(output, shell.on_output_settled, shell.flush, options.spool_bytes_max))
         stack.callback(shell.desk.close)
         shell.processes = ProcessExecutor(
             options.worker, shell.desk.write, shell.on_ended, shell.flush, self._owns_children, cgroups

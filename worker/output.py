@@ -1,15 +1,12 @@
 """What tasks print, from their pipes to the platform: framed, kept until it is safe there, sent by offset.
 
-A frame is `FRAME` (stream 1 stdout, 2 stderr, 0 a mark of ours; length; when, in ms) and its bytes. What is not yet
-safe stays in memory while it is little and in a file when it is more; a task is never made to wait.
+A frame is `FRAME` (stream 1 stdout, 2 stderr, 3 what a task emits, 0 a mark of ours; length; when, in ms) and its bytes.
+What is not yet safe stays in memory while it is little and in files when it is more; a task is never made to wait. When
+there is no room the oldest of the middle is left out (`worker.backlog`), and what one attempt may print has a bound.
 """
 
 import asyncio
-import hashlib
-import os
 import random
-import struct
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,48 +14,56 @@ import structlog
 
 from events import protocol
 from events.base import JobId
-from events.protocol import OUTPUT_PIECE_BYTES_MAX, OUTPUT_PIECES_MAX, Denied, Output, Piece
+from events.protocol import OUTPUT_PIECE_BYTES_MAX, OUTPUT_PIECES_MAX, Denied, Output, Piece, Progress
 from events.protocol import Run as RunOrder
 from infra.link import Link, LinkDown, LinkTimeout, NoResponders
+from worker.backlog import MARK_STREAM, Backlog, Tail, frame
 from worker.state import Key
 from worker.voice import Voice
 
-FRAME = struct.Struct(">BIQ")
-MARK_STREAM = 0
 NOT_WANTED = -1
-ATTEMPT_BYTES_MAX = 1024**3
-"""Of one attempt's framed output; the rest is cut, and a mark says so."""
+ATTEMPT_BYTES_MAX = 1024**3 - 1024**2
+"""Of one attempt's framed output; of the rest the end is kept, and marks say so. The platform takes 1 GiB."""
 SPOOL_BYTES_MAX = 8 * 1024**3
-"""Of all output that waits, on disk."""
-MEMORY_BYTES_MAX = 64 * 1024
+"""Of all output that waits."""
+MEMORY_BYTES_MAX = 4 * 1024 * 1024
 """Of one attempt in memory."""
 MEMORY_TOTAL_MAX = 32 * 1024 * 1024
+TAIL_BYTES = 64 * 1024
 MESSAGE_BYTES_MAX = 768 * 1024
 """Of the pieces in one message; NATS carries 1 MiB."""
+MESSAGES_MAX = 3
+"""On their way at a time; more than one only for attempts that print more than a piece a round trip."""
 COLLECT_S = 0.02
 """How long output is collected before it is sent, unless a task has ended."""
 ANSWER_S = 1.5
 RETRY_S_MIN, RETRY_S_MAX = 0.05, 2.0
-CUT = b"[output cut: this attempt printed more than %d bytes that could be kept]\n"
+CUT = "[output cut: this attempt printed more than %d bytes; the last of it follows when it has ended]\n"
+END = "[output cut: %d bytes are left out here; the last of it follows]\n"
 
 _log = structlog.get_logger()
 
 
 class Stream:
-    """The output of one attempt. Its bytes from `base` on are in memory, or in the file."""
+    """The output of one attempt. `next`: from where to send on; `safe`: up to where the platform has it."""
 
-    __slots__ = ("base", "cut", "ended", "file", "hash", "index", "job", "key", "lost", "memory", "safe", "size")
+    __slots__ = ("backlog", "ended", "flying", "index", "job", "key", "lost", "next", "safe", "tail")
 
-    def __init__(self, job: JobId, key: Key) -> None:
-        self.job, self.key = job, key
+    def __init__(self, job: JobId, key: Key, backlog: Backlog) -> None:
+        self.job, self.key, self.backlog = job, key, backlog
         self.index = key[1]
-        self.memory = bytearray()
-        self.file = -1
-        self.base = self.safe = self.size = 0
-        self.hash = hashlib.sha256()
-        self.cut = self.ended = False
+        self.next = self.safe = 0
+        self.flying = 0
+        """Pieces of it on their way."""
+        self.tail: Tail | None = None
+        """What comes after the cut."""
+        self.ended = False
         self.lost = ""
         """Why it cannot be delivered any more."""
+
+    def done(self) -> bool:
+        """Whether all of it is safe."""
+        return self.safe >= self.backlog.size
 
 
 class OutputDesk:
@@ -81,9 +86,8 @@ class OutputDesk:
         self._spool_max, self._attempt_max = spool_bytes_max, attempt_bytes_max
         self._streams: dict[Key, Stream] = {}
         self._pending: dict[Key, Stream] = {}
-        self._in_memory = self._sent = 0
-        self._spooled = 0
-        self._urgent = False
+        self._progress: dict[Key, Progress] = {}
+        self._in_memory = self._in_files = self._said = 0
         self._wake = asyncio.Event()
         self._now = asyncio.Event()
 
@@ -94,54 +98,60 @@ class OutputDesk:
         key = (order.number, index)
         found = self._streams.get(key)
         if found is None:
-            found = self._streams[key] = Stream(order.job, key)
-        if found.cut or found.lost:
+            found = self._streams[key] = Stream(order.job, key, Backlog(lambda n: self._path(key, n)))
+        if found.lost:
             return
-        header = FRAME.pack(stream, len(data), time.time_ns() // 1_000_000)
-        over_attempt = found.size + len(header) + len(data) > self._attempt_max
-        if over_attempt or self._spooled + self._in_memory + len(data) > self._spool_max:
-            found.cut = True
-            data = CUT % (self._attempt_max if over_attempt else found.size)
-            header = FRAME.pack(MARK_STREAM, len(data), time.time_ns() // 1_000_000)
-        self._append(found, header + data)
-        self._pending[key] = found
+        framed = frame(stream, data)
+        if found.tail is None and found.backlog.size + len(framed) > self._attempt_max:
+            found.tail = Tail(TAIL_BYTES)
+            self._append(found, frame(MARK_STREAM, (CUT % self._attempt_max).encode()))
+        if found.tail is not None:
+            found.tail.add(framed)
+            return
+        self._append(found, framed)
+
+    def progress(self, order: RunOrder, index: int, percent: int, text: str) -> None:
+        """Tell how far an attempt has come, with what it wrote."""
+        self._progress[order.number, index] = Progress(order.number, order.job, index, percent, text)
+
+    def _append(self, stream: Stream, framed: bytes) -> None:
+        backlog = stream.backlog
+        before = (backlog.in_memory, backlog.in_files)
+        memory = (
+            backlog.in_memory + len(framed) <= MEMORY_BYTES_MAX
+            and self._in_memory + len(framed) <= MEMORY_TOTAL_MAX
+            and not backlog.in_files
+        )
+        if self._in_memory + self._in_files + len(framed) > self._spool_max and not self._make_room():
+            backlog.leave_out(len(framed))
+        else:
+            before = (backlog.in_memory, backlog.in_files)
+            try:
+                backlog.append(framed, memory)
+            except OSError as error:
+                # A full disk must not stop the task.
+                _log.warning("worker.output_not_kept", why=error.strerror, bytes=len(framed))
+                backlog.leave_out(len(framed))
+        self._count(backlog, before)
+        self._pending[stream.key] = stream
         self._wake.set()
-        if len(self._pending) >= OUTPUT_PIECES_MAX:
+        if len(self._pending) >= OUTPUT_PIECES_MAX or backlog.size - stream.next >= OUTPUT_PIECE_BYTES_MAX:
             self._now.set()
 
-    def _append(self, stream: Stream, data: bytes) -> None:
-        stream.hash.update(data)
-        if stream.file < 0 and (
-            len(stream.memory) + len(data) > MEMORY_BYTES_MAX or self._in_memory + len(data) > MEMORY_TOTAL_MAX
-        ):
-            self._spill(stream)
-        if stream.file < 0:
-            stream.memory += data
-            self._in_memory += len(data)
-        else:
-            self._to_file(stream, data)
-        stream.size += len(data)
+    def _make_room(self) -> bool:
+        """Leave out the oldest of the middle of what waits most; whether there was anything."""
+        most = max(self._streams.values(), key=lambda stream: stream.backlog.size - stream.safe)
+        before = (most.backlog.in_memory, most.backlog.in_files)
+        dropped = most.backlog.drop_middle()
+        self._count(most.backlog, before)
+        return dropped > 0
 
-    def _spill(self, stream: Stream) -> None:
-        path = self._path(stream)
-        stream.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        held, stream.memory = stream.memory, bytearray()
-        self._in_memory -= len(held)
-        self._to_file(stream, held)
+    def _count(self, backlog: Backlog, before: tuple[int, int]) -> None:
+        self._in_memory += backlog.in_memory - before[0]
+        self._in_files += backlog.in_files - before[1]
 
-    def _to_file(self, stream: Stream, data: bytes | bytearray) -> None:
-        at = os.lseek(stream.file, 0, os.SEEK_END)
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[os.pwrite(stream.file, view, at + len(data) - len(view)) :]
-        except OSError as error:
-            # A full disk must not stop the task; its output can no longer be whole.
-            stream.lost = f"its output could not be kept on this machine: {error.strerror}"
-        self._spooled += len(data)
-
-    def _path(self, stream: Stream) -> Path:
-        return self._folder / f"{stream.key[0]}.{stream.key[1]}.out"
+    def _path(self, key: Key, number: int) -> str:
+        return f"{self._folder}/{key[0]}.{key[1]}.{number}.out"
 
     def has(self, key: Key) -> bool:
         """Whether the attempt wrote anything."""
@@ -151,9 +161,17 @@ class OutputDesk:
         """The attempt, which has output, writes no more: `on_settled` follows, maybe at once."""
         stream = self._streams[key]
         stream.ended = True
-        if stream.lost or stream.safe >= stream.size:
+        if stream.tail is not None and not stream.lost:
+            if stream.tail.left_out:
+                self._append(stream, frame(MARK_STREAM, (END % stream.tail.left_out).encode()))
+            for framed in stream.tail.frames():
+                self._append(stream, framed)
+        if stream.backlog.left_out and not stream.lost:
+            self._append(stream, frame(MARK_STREAM, b""))  # the mark of what is left out goes before it
+        if stream.lost or (stream.done() and not stream.flying):
             self._settle(stream)
         else:
+            self._pending[key] = stream
             self._wake.set()
             self._now.set()
 
@@ -161,33 +179,44 @@ class OutputDesk:
         """Nobody wants this attempt's output any more."""
         stream = self._streams.get(key)
         if stream is not None and not stream.lost:
-            stream.lost = "-"
-            self._pending.pop(key, None)
-            if stream.ended:
-                self._settle(stream)
+            self._lose(stream, "-")
+
+    def _lose(self, stream: Stream, why: str) -> None:
+        stream.lost = why
+        self._pending.pop(stream.key, None)
+        self._release(stream)
+        if stream.ended:
+            self._settle(stream)
 
     def _settle(self, stream: Stream) -> None:
         self._release(stream)
         del self._streams[stream.key]
         self._pending.pop(stream.key, None)
+        self._progress.pop(stream.key, None)
         if stream.lost:
             self._on_settled(stream.key, "", 0, "" if stream.lost == "-" else stream.lost)
         else:
-            self._on_settled(stream.key, stream.hash.hexdigest(), stream.size, "")
+            self._on_settled(stream.key, stream.backlog.digest(), stream.backlog.size, "")
 
     def _release(self, stream: Stream) -> None:
-        self._in_memory -= len(stream.memory)
-        stream.memory = bytearray()
-        if stream.file >= 0:
-            self._spooled -= stream.size - stream.base
-            os.close(stream.file)
-            self._path(stream).unlink(missing_ok=True)
-            stream.file = -1
+        before = (stream.backlog.in_memory, stream.backlog.in_files)
+        stream.backlog.close()
+        self._count(stream.backlog, before)
 
     # To the platform
 
     async def run(self, link: Link, subject: str, session: str, voice: Voice) -> None:
-        """Deliver, one message after the other, until cancelled."""
+        """Deliver until cancelled. What is on its way then is sent again by the next to run."""
+        senders = [asyncio.ensure_future(self._send(link, subject, session, voice)) for _ in range(MESSAGES_MAX)]
+        try:
+            await asyncio.gather(*senders)
+        finally:
+            for sender in senders:
+                sender.cancel()
+            await asyncio.gather(*senders, return_exceptions=True)
+
+    async def _send(self, link: Link, subject: str, session: str, voice: Voice) -> None:
+        """Deliver, one message after the other."""
         pause = RETRY_S_MIN
         while True:
             await self._wake.wait()
@@ -196,16 +225,21 @@ class OutputDesk:
             if not pieces:
                 self._wake.clear()
                 continue
-            self._sent += 1
-            output = Output(session, pieces, sequence=self._sent)
+            told = [self._progress.pop(key) for key in list(self._progress)[:OUTPUT_PIECES_MAX]]
+            self._said += 1
+            output = Output(session, pieces, told, self._said)
+            answer = None
             try:
                 said = (await link.request(subject, protocol.pack(output), ANSWER_S)).data
+                if (body := voice.believed("output", output, said)) is not None:
+                    answer = protocol.output_answer_of(body)
             except (LinkDown, LinkTimeout, NoResponders):
-                body = None
-            else:
-                body = voice.believed("output", output, said)
-            answer = protocol.output_answer_of(body) if body is not None else None
+                pass
+            finally:
+                self._landed(pieces, again=answer is None or not isinstance(answer, protocol.Stored))
             if answer is None or (isinstance(answer, Denied) and answer.code != "malformed"):
+                for one in told:
+                    self._progress.setdefault((one.lease, one.index), one)
                 await asyncio.sleep(random.uniform(0.5, 1.0) * pause)
                 pause = min(RETRY_S_MAX, pause * 2)
                 continue
@@ -229,23 +263,41 @@ class OutputDesk:
         pieces: list[Piece] = []
         room = MESSAGE_BYTES_MAX
         for stream in list(self._pending.values()):
-            if stream.lost:
-                del self._pending[stream.key]
-                continue
             if len(pieces) >= OUTPUT_PIECES_MAX or room <= 0:
                 break
-            data = self._read(stream, min(OUTPUT_PIECE_BYTES_MAX, room))
-            room -= len(data)
-            final = stream.ended and stream.safe + len(data) == stream.size
-            pieces.append(Piece(stream.key[0], stream.job, stream.index, stream.safe, data, final))
+            waits = stream.backlog.size - stream.next
+            if stream.flying and waits < OUTPUT_PIECE_BYTES_MAX:
+                continue  # its answer is on its way: then there will be more to send at once
+            while room > 0 and len(pieces) < OUTPUT_PIECES_MAX:
+                data = stream.backlog.read(stream.next, min(OUTPUT_PIECE_BYTES_MAX, room))
+                if not data:
+                    break
+                room -= len(data)
+                final = stream.ended and stream.next + len(data) == stream.backlog.size
+                pieces.append(Piece(stream.key[0], stream.job, stream.index, stream.next, data, final))
+                stream.next += len(data)
+                stream.flying += 1
+            # Behind the others, if there is more.
+            del self._pending[stream.key]
+            if stream.next < stream.backlog.size:
+                self._pending[stream.key] = stream
+        if self._pending and pieces:
+            self._wake.set()
+            if any(stream.backlog.size - stream.next >= OUTPUT_PIECE_BYTES_MAX for stream in self._pending.values()):
+                self._now.set()
         return pieces
 
-    @staticmethod
-    def _read(stream: Stream, most: int) -> bytes:
-        at = stream.safe - stream.base
-        if stream.file < 0:
-            return bytes(stream.memory[at : at + most])
-        return os.pread(stream.file, most, at)
+    def _landed(self, pieces: list[Piece], again: bool) -> None:
+        """The message with these is not on its way any more; send them `again`, or see what the answer says."""
+        for piece in pieces:
+            stream = self._streams.get((piece.lease, piece.index))
+            if stream is None:
+                continue
+            stream.flying -= 1
+            if again and not stream.lost:
+                stream.next = min(stream.next, max(piece.offset, stream.safe))
+                self._pending[stream.key] = stream
+                self._wake.set()
 
     def _take(self, pieces: list[Piece], safe: list[int]) -> None:
         for piece, offset in zip(pieces, safe, strict=False):
@@ -255,26 +307,25 @@ class OutputDesk:
             if offset <= NOT_WANTED:
                 self.drop(stream.key)
                 continue
-            if offset < stream.base or offset > stream.size:
-                stream.lost = f"the platform has {offset} bytes of its output, which does not fit what was sent"
-            stream.safe = offset
-            self._pending.pop(stream.key, None)
-            if stream.lost or stream.safe == stream.size:
-                self._settle(stream) if stream.ended else self._delivered(stream)
-            else:
-                self._pending[stream.key] = stream  # behind the others
-                self._now.set()
+            if offset < stream.backlog.base or offset > stream.backlog.sent:
+                why = f"the platform has {offset} bytes of its output, which does not fit what was sent"
+                self._lose(stream, why)
+                continue
+            if offset < piece.offset + len(piece.data):
+                stream.next = min(stream.next, max(offset, stream.safe))  # it did not take all
+            if offset > stream.safe:
+                stream.safe = offset
+                stream.next = max(stream.next, offset)
+                before = (stream.backlog.in_memory, stream.backlog.in_files)
+                stream.backlog.advance(offset)
+                self._count(stream.backlog, before)
+            if stream.done() and stream.ended and not stream.flying:
+                self._settle(stream)
+            elif stream.next < stream.backlog.size:
+                self._pending[stream.key] = stream
                 self._wake.set()
-
-    def _delivered(self, stream: Stream) -> None:
-        """All so far is safe: keep none of it."""
-        if stream.file >= 0:
-            self._spooled -= stream.size - stream.base
-            os.ftruncate(stream.file, 0)
-        else:
-            self._in_memory -= len(stream.memory)
-            stream.memory = bytearray()
-        stream.base = stream.size
+                if stream.ended:
+                    self._now.set()
 
     def close(self) -> None:
         """Let go of everything."""

@@ -2,12 +2,11 @@
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import shutil
 import stat
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import structlog
@@ -16,20 +15,16 @@ from events.base import Digest, JobId
 from events.protocol import OpenSecrets, Run
 from events.spec import Each
 from events.task import FileRef
-from events.units import size_text
 from infra.sealed_box import NotForUs, open_with
 from worker.api import Api, Unavailable
 from worker.cache import Cache
 from worker.executors.base import Rejected
 from worker.fetch import Fetcher, Urls
 from worker.inputs import Filler
+from worker.results import Known, Left, collect, known_in, store, wants_lists
 from worker.state import Key
 
 EACH_JOBS_MAX = 8
-READ_BYTES = 1024 * 1024
-RESULTS_BYTES_MAX = 256 * 1024
-"""What an attempt's list of results may take in its report."""
-RESULT_BYTES = 100
 FOLDER_MODE = 0o700
 SPARE_MAX = 64
 """Empty folders kept for the next tasks."""
@@ -38,10 +33,6 @@ _log = structlog.get_logger()
 _each_of = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _opened_of = msgspec.json.Decoder(OpenSecrets).decode
 _one_of = msgspec.json.Decoder(Each).decode
-
-
-class NotWritten(Exception):
-    """A declared result is not there, or is not a file that can be taken."""
 
 
 class Places:
@@ -54,6 +45,8 @@ class Places:
         self._each: OrderedDict[tuple[JobId, Digest], list[msgspec.Raw]] = OrderedDict()
         self._removing: set[asyncio.Future[None]] = set()
         self._folders: dict[Key, str] = {}
+        self._known: dict[str, Known] = {}
+        """What was in a folder before its task, where that matters."""
         self._spare: list[str] = []
         self._made = 0
 
@@ -87,6 +80,7 @@ class Places:
         folder = self._folders.pop(key, None)
         if folder is None:
             return
+        self._known.pop(folder, None)
         if len(self._spare) < SPARE_MAX and _as_new(folder):
             self._spare.append(folder)
             return
@@ -124,6 +118,8 @@ class Places:
     async def fill(self, order: Run, folder: str, own: Each) -> None:
         """Put every input and the parameters of the task into its folder. Raises Rejected."""
         await self._filler.fill(order, folder, own)
+        if wants_lists(order) and (order.text.inputs or own.inputs):
+            self._known[folder] = await asyncio.to_thread(known_in, folder)
 
     async def secrets(self, order: Run, index: int) -> dict[str, str]:
         """The secrets that the task asked for, by variable; opened here, and kept nowhere. Raises Rejected."""
@@ -140,24 +136,15 @@ class Places:
             raise Rejected("the platform sent the secrets of another job")
         return opened.env
 
-    async def collect(self, order: Run, folder: str) -> list[FileRef]:
-        """Store the declared results; what they are. Raises NotWritten, and Unavailable when they cannot be stored."""
-        found: list[FileRef] = []
-        size = 0
-        for n, path in enumerate(order.text.results):
-            fd = open_inside(folder, path)
-            try:
-                length = os.fstat(fd).st_size
-                digest = _digest(fd) if length <= READ_BYTES else await asyncio.to_thread(_digest, fd)
-                await self._api.upload(digest, order.ticket, fd, length)
-            finally:
-                os.close(fd)
-            size += RESULT_BYTES
-            if size > RESULTS_BYTES_MAX:
-                limit = f"the list of results takes more than {size_text(RESULTS_BYTES_MAX)}"
-                raise NotWritten(f"{limit}; pack them into an archive")
-            found.append(FileRef(n, digest, length))
-        return found
+    async def collect(self, order: Run, folder: str, named: Sequence[str], whole: bool) -> list[FileRef]:
+        """Store what an attempt left: what was declared, all of which must be there if `whole`, and what it `named`
+        itself. Raises NotWritten, and Unavailable when they cannot be stored.
+        """
+        return await collect(self._api, order, folder, Left(tuple(named), whole, self._known.get(folder, {})))
+
+    async def store(self, order: Run, data: bytes) -> Digest:
+        """Store bytes of an attempt; their digest, "" when there are none. Raises Unavailable."""
+        return await store(self._api, order, data) if data else ""
 
 
 def give(folder: str, uid: int) -> None:
@@ -171,39 +158,6 @@ def give(folder: str, uid: int) -> None:
             os.chown(here, uid, uid, follow_symlinks=False)
     except OSError as error:
         raise Rejected(f"the task's folder could not be given to a user of its own: {error.strerror}") from None
-
-
-def open_inside(folder: str, path: str) -> int:
-    """A descriptor of a regular file inside `folder`, following no link. Raises NotWritten."""
-    parts = path.split("/")
-    if any(part in ("", ".", "..") for part in parts):
-        raise NotWritten(f"declared result {path!r} does not name a place inside the task's folder")
-    at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for part in parts[:-1]:
-            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
-            os.close(at)
-            at = below
-        # Non-blocking: opening a pipe would wait for ever.
-        fd = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
-    except FileNotFoundError:
-        raise NotWritten(f"declared result {path!r} was not written") from None
-    except OSError as error:
-        raise NotWritten(f"declared result {path!r} is not a file inside the task's folder: {error.strerror}") from None
-    finally:
-        os.close(at)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise NotWritten(f"declared result {path!r} is not a regular file; write a file, or an archive of the folder")
-    return fd
-
-
-def _digest(fd: int) -> Digest:
-    seen, at = hashlib.sha256(), 0
-    while data := os.pread(fd, READ_BYTES, at):
-        seen.update(data)
-        at += len(data)
-    return seen.hexdigest()
 
 
 def _as_new(folder: str) -> bool:

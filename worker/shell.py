@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ from events.task import AttemptEnd, Detail, FileRef
 from worker import gpus, machine
 from worker.api import Unavailable
 from worker.confine import Confiner
+from worker.emits import Emits, emits, emitted
 from worker.executors.base import GRACE_S, Executor, Launch, Ran, Rejected
 from worker.executors.process import ProcessExecutor
 from worker.inputs import environment
@@ -36,8 +37,9 @@ from worker.messages import (
     Tick,
 )
 from worker.output import OutputDesk
-from worker.place import NotWritten, Places, give
+from worker.place import Places, give
 from worker.program import as_typed, program
+from worker.results import NotWritten
 from worker.spool import Spool
 from worker.state import Key, State
 
@@ -89,6 +91,7 @@ class Shell:
         self.executors: dict[str, Executor] = {}
         """By kind of task. That of processes is named apart, since it starts them without waiting."""
         self.desk: OutputDesk
+        self.emits: Emits
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Stimulus] = deque()
         self._feeding = False
@@ -109,6 +112,10 @@ class Shell:
             Repoll: lambda instruction: on_repoll(),
             Quit: on_quit,
         }
+
+    def print_to(self, desk: OutputDesk) -> None:
+        """What tasks print and emit goes there."""
+        self.desk, self.emits = desk, Emits(desk.write, desk.progress)
 
     def feed(self, stimulus: Stimulus) -> None:
         """Tell the machine, and do what it says. What that brings about is told next, not in between."""
@@ -136,6 +143,7 @@ class Shell:
 
     def _tick(self) -> None:
         self._timer = None
+        self.emits.look_at_all(self._at_work(), self._loop.time())
         self.feed(Tick(clock()))
 
     def _gather(self) -> None:
@@ -166,6 +174,12 @@ class Shell:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, *self._saving, return_exceptions=True)
+
+    def _at_work(self) -> Iterator[tuple[Run, int, str]]:
+        """The attempts that run, with their folders."""
+        for key, attempt in self.state.running.items():
+            if attempt.began >= 0:
+                yield attempt.order, attempt.index, self._places.path(key)
 
     # Starting
 
@@ -255,8 +269,11 @@ class Shell:
         """An executor's processes of an attempt are gone. `flush` follows."""
         key = ran.key
         text = ran.order.text
+        folder = self._places.path(key)
+        self.emits.look(ran.order, key[1], folder, self._loop.time(), last=True)
         has_output = self.desk.has(key)
-        takes_results = bool(text.results) and (ran.end, ran.code) == SUCCEEDED
+        # What a stopped task has by then is kept, too; a worker that stops has no time for it.
+        takes_results = ran.end != "lost" and (bool(text.results) or emits(folder))
         if not has_output and not takes_results:
             self._places.remove(key)
             self._ends.append(End(*key, ran.end, ran.code, ran.reason, detail_of(ran)))
@@ -291,15 +308,20 @@ class Shell:
         ran = settling.ran
         folder = self._places.path(ran.key)
         found: list[FileRef] = []
+        document = ""
+        told = await asyncio.to_thread(emitted, folder)
         try:
-            found = await self._places.collect(ran.order, folder)
+            found = await self._places.collect(ran.order, folder, [*told.artifacts], (ran.end, ran.code) == SUCCEEDED)
+            document = await self._places.store(ran.order, told.document())
         except NotWritten as error:
             self._output_lost(ran, str(error))
         except Unavailable as error:
             self._output_lost(ran, f"its results could not be stored: {error}")
         finally:
             self._places.remove(ran.key)
-        settling.detail = msgspec.structs.replace(settling.detail, results=found)
+        settling.detail = msgspec.structs.replace(
+            settling.detail, results=found, progress=told.percent, emitted=document
+        )
         settling.results = None
         self._check(ran.key)
         self.flush()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from events.inputs import param_text
 from events.units import size_text
 from projections.rows import JobState, TaskState
 from services.cli import format
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 
 LIMIT = 50
 LIMIT_MAX = 1000
+RUNNING_SHOWN = 20
 NAME_COLUMNS = 40
 SUBMIT = "`hivectl submit --wait -- echo hello`"
 JOB_HEADS = ("JOB", "STATE", "DONE", "FAILED", "PRIORITY", "AGE", "NAME")
-TASK_HEADS = ("TASK", "STATE", "TRY", "WORKER", "END", "CODE", "TIME", "CPU", "MEMORY", "REASON")
+TASK_HEADS = ("TASK", "STATE", "TRY", "WORKER", "END", "CODE", "DONE", "TIME", "CPU", "MEMORY", "REASON")
 
 
 @command("jobs")
@@ -92,12 +94,21 @@ async def _show(context: Context, prefix: str) -> None:
     output = context.output
     async with context.client() as hive:
         found = await hive.job(await find_job(hive, prefix))
+        running: list[Task] = []
+        if output.mode == "text" and found.running:
+            running = (await hive.tasks(found.job, state="running", limit=RUNNING_SHOWN)).tasks
     if output.mode == "json":
         output.document(found)
     elif output.mode == "quiet":
         output.line(found.state)
     else:
-        output.facts(job_facts(found))
+        output.facts(job_facts(found) + [fact for task in running if (fact := _progress_of(task))[1]])
+
+
+def _progress_of(task: "Task") -> tuple[str, str]:
+    """How far a running task says that it has come; "" when it does not say."""
+    percent = f"{task.progress} %" if task.progress >= 0 else ""
+    return f"task {task.index}", " ".join(filter(None, (percent, task.saying)))
 
 
 def job_facts(job: "Job") -> list[tuple[str, str]]:
@@ -126,6 +137,7 @@ def job_facts(job: "Job") -> list[tuple[str, str]]:
         ("after", ", ".join(job.after)),
         ("network", ", ".join(job.hosts) or job.network),
         ("inputs", ", ".join(file.path for file in job.inputs)),
+        ("params", ", ".join(f"{name}={param_text(value)}" for name, value in job.params.items())),
         ("results", ", ".join(job.results)),
         ("submitted", format.clock(job.submitted_at)),
         ("finished", format.clock(job.finished_at) if job.finished_at else ""),
@@ -170,10 +182,11 @@ def _task_row(task: "Task") -> tuple[str, ...]:
         task.worker,
         task.end,
         str(task.code) if ended else "",
+        f"{task.progress}%" if task.progress >= 0 else "",
         format.span(detail.wall_ms / 1000) if detail else "",
         format.span(detail.cpu_ms / 1000) if detail else "",
         size_text(detail.memory_peak) if detail and detail.memory_peak else "",
-        task.reason,
+        task.reason or format.plain(task.saying),
     )
 
 
@@ -205,17 +218,18 @@ async def _cancel(context: Context, prefix: str) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
 @click.option(
     "--stream",
-    type=click.Choice(("both", "stdout", "stderr")),
+    type=click.Choice(("both", "stdout", "stderr", "emit", "all")),
     default="both",
     show_default=True,
-    help="Which of them.",
+    help="Which of them; emit: what tasks told of themselves, in lines of JSON.",
 )
-def logs(context: Context, job: str, index: int | None, follow: bool, stream: str) -> int:
+@click.option("-t", "--timestamps", "times", is_flag=True, help="When it was printed, before each line.")
+def logs(context: Context, job: str, index: int | None, follow: bool, stream: str, times: bool) -> int:
     """What a job's tasks wrote, byte for byte: standard output and standard error each to its own."""
-    return asyncio.run(_logs(context, job, index, follow, stream))
+    return asyncio.run(_logs(context, job, index, follow, stream, times))
 
 
-async def _logs(context: Context, prefix: str, index: int | None, follow: bool, stream: str) -> int:
+async def _logs(context: Context, prefix: str, index: int | None, follow: bool, stream: str, times: bool) -> int:
     from services.cli.logs import copy_output
 
     async with context.client() as hive:
@@ -225,11 +239,33 @@ async def _logs(context: Context, prefix: str, index: int | None, follow: bool, 
             context.output.note(f"the database is {database}; following by what the log alone tells")
         async with while_read():
             for one in indexes:
-                await copy_output(context.output, hive, found.job, one, follow=follow, stream=stream)
+                await copy_output(context.output, hive, found.job, one, follow=follow, stream=stream, times=times)
     return Exit.OK
 
 
+@command("emitted")
+@click.argument("job")
+@click.option("--task", "index", type=click.IntRange(0), default=0, show_default=True, help="Of this task.")
+def emitted(context: Context, job: str, index: int) -> None:
+    """The structured results that a task told of (see `hivectl emit --help`), once it has ended."""
+    asyncio.run(_emitted(context, job, index))
+
+
+async def _emitted(context: Context, prefix: str, index: int) -> None:
+    async with context.client() as hive:
+        found = await find_job(hive, prefix)
+        told = await hive.emitted(found, index)
+    if context.output.mode == "json":
+        context.output.document(told)
+    else:
+        for one in told:
+            context.output.json_line(one)
+        if not told:
+            context.output.note(f"task {index} of {found} told of no structured results, or has not ended")
+
+
 job.add_command(show)
+job.add_command(emitted)
 job.add_command(tasks)
 job.add_command(cancel)
 job.add_command(logs)

@@ -20,6 +20,7 @@ MODULES = {
     "jobs": "jobs",
     "job": "jobs",
     "result": "results",
+    "emit": "emit",
     "tail": "tail",
     "workers": "workers",
     "worker": "workers",

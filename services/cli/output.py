@@ -8,7 +8,7 @@ reads the same without them.
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, Self, TextIO
 
@@ -129,13 +129,15 @@ class Output:
 
         self._write(self._err, traceback.format_exc())
 
-    def progress(self, label: str, total: int) -> "Progress":
-        """A progress bar on standard error; without a terminal, a line at each tenth; nothing in quiet mode."""
+    def progress(self, label: str, total: int, amount: Callable[[int], str] = str) -> "Progress":
+        """A progress bar on standard error; without a terminal, a line at each tenth; nothing in quiet mode. `amount` says
+        how a count is shown.
+        """
         if self.mode == "quiet":
             return Silent()
         if self.colourful(self._err):
-            return Bar(label, total)
-        return Lines(self, label, total)
+            return Bar(label, total, amount)
+        return Lines(self, label, total, amount)
 
     def width(self) -> int:
         """Columns of the terminal."""
@@ -180,8 +182,8 @@ class Silent:
 class Lines:
     """Progress without a terminal: a line at the start of each tenth."""
 
-    def __init__(self, output: Output, label: str, total: int) -> None:
-        self._output, self._label, self._total = output, label, max(total, 1)
+    def __init__(self, output: Output, label: str, total: int, amount: Callable[[int], str] = str) -> None:
+        self._output, self._label, self._total, self._amount = output, label, max(total, 1), amount
         self._tenth = -1
 
     def __enter__(self) -> Self:
@@ -195,7 +197,7 @@ class Lines:
         tenth = done * 10 // self._total
         if tenth > self._tenth:
             self._tenth = tenth
-            self._output.note(f"  {self._label}  {done}/{self._total}  {text}".rstrip())
+            self._output.note(f"  {self._label}  {self._amount(done)}/{self._amount(self._total)}  {text}".rstrip())
 
     def say(self, text: str) -> None:
         """A line."""
@@ -205,20 +207,24 @@ class Lines:
 class Bar:
     """Progress on a terminal, drawn by rich."""
 
-    def __init__(self, label: str, total: int) -> None:
+    def __init__(self, label: str, total: int, amount: Callable[[int], str] = str) -> None:
         from rich import progress
         from rich.console import Console
 
         self._bar: Any = progress.Progress(
             progress.TextColumn("  {task.description}"),
             progress.BarColumn(bar_width=30),
-            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[done]}", markup=False),
             progress.TimeElapsedColumn(),
             progress.TextColumn("{task.fields[text]}", markup=False),
             console=Console(stderr=True, highlight=False, soft_wrap=True),
             refresh_per_second=8,
         )
-        self._task: TaskID = self._bar.add_task(label, total=max(total, 1), text="")
+        self._total, self._amount = max(total, 1), amount
+        self._task: TaskID = self._bar.add_task(label, total=self._total, text="", done=self._done(0))
+
+    def _done(self, done: int) -> str:
+        return f"{self._amount(done)}/{self._amount(self._total)}"
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -229,7 +235,7 @@ class Bar:
 
     def update(self, done: int, text: str = "") -> None:
         """Move the bar."""
-        self._bar.update(self._task, completed=done, text=text)
+        self._bar.update(self._task, completed=done, text=text, done=self._done(done))
 
     def say(self, text: str) -> None:
         """A line above the bar."""

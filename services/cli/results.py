@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from events.units import size_text
+from services.cli import format
 from services.cli.context import Context, command
 from services.cli.failure import Exit, Failure
 from services.cli.find import find_job
@@ -15,64 +16,75 @@ if TYPE_CHECKING:
     from web.client import AsyncHive
     from web.schema import Result
 
-DOWNLOADS_MAX = 8
 HEADS = ("TASK", "PATH", "SIZE", "DIGEST")
 
 
 @command("result")
 @click.argument("job")
 @click.option("--to", type=click.Path(path_type=Path, file_okay=False), help="Download into DIR.", metavar="DIR")
-def result(context: Context, job: str, to: Path | None) -> None:
-    """List or download the files that a job left.
+@click.option("--task", type=click.IntRange(0), default=None, help="Only this task's.")
+def result(context: Context, job: str, to: Path | None, task: int | None) -> int:
+    """List or download the files that a job left; those of a stopped or failed task, too.
 
-    A job of one task is written to DIR/PATH, an array to DIR/TASK/PATH.
+    A job of one task is written to DIR/PATH, an array to DIR/TASK/PATH. Started again, it goes on where it was: what is
+    there and whole is not fetched again.
     """
-    asyncio.run(_result(context, job, to))
+    return asyncio.run(_result(context, job, to, task))
 
 
-async def _result(context: Context, prefix: str, to: Path | None) -> None:
+async def _result(context: Context, prefix: str, to: Path | None, task: int | None) -> int:
     output = context.output
     async with context.client() as hive:
         job = await hive.job(await find_job(hive, prefix))
-        results = [one async for one in hive.results(job.job)]
+        if task is not None and task >= job.count:
+            raise Failure(
+                f"--task: the job has {job.count} tasks, numbered from 0", "hivectl result --help", Exit.USAGE
+            )
+        results = [one async for one in hive.results(job.job) if task in (None, one.index)]
         if to is not None:
-            await _download(context, hive, results, to, flat=job.count == 1)
+            return await _download(context, hive, results, to, flat=job.count == 1)
     if output.mode == "json":
         output.document(results)
-    elif output.mode == "quiet" or to is not None:
+    elif output.mode == "quiet":
         for one in results:
-            output.line(str(target(to, one, flat=job.count == 1)) if to else one.digest)
+            output.line(one.digest)
     else:
         empty = f"{job.job} left no files: name them with `submit --result PATH`; it is {job.state}"
-        output.table(HEADS, [(str(r.index), r.path, size_text(r.size), r.digest) for r in results], empty=empty)
+        rows = [(str(r.index), r.path, size_text(r.size), "expired" if r.expired else r.digest) for r in results]
+        output.table(HEADS, rows, empty=empty)
+    return Exit.OK
 
 
-def target(to: Path, result: "Result", *, flat: bool) -> Path:
-    """Where a result is written: always below `to`. Raises Failure for a path that would leave it."""
-    path = (to if flat else to / str(result.index)) / result.path
-    if not path.resolve().is_relative_to(to.resolve()):
-        raise Failure(f"{result.path!r} of task {result.index} would be written outside {to}", code=Exit.REFUSED)
-    return path
+async def _download(context: Context, hive: "AsyncHive", results: list["Result"], to: Path, *, flat: bool) -> int:
+    """Download everything, some at a time."""
+    output = context.output
+    total, done, files = sum(one.size for one in results), 0, 0
+    with output.progress("download", total, amount=size_text) as bar:
 
-
-async def _download(context: Context, hive: "AsyncHive", results: list["Result"], to: Path, *, flat: bool) -> None:
-    """Download everything, a few at a time."""
-    turn = asyncio.Semaphore(DOWNLOADS_MAX)
-    done = 0
-    with context.output.progress("download", len(results)) as bar:
-
-        async def one(result: "Result") -> None:
+        def came(count: int) -> None:
             nonlocal done
-            path = target(to, result, flat=flat)
-            async with turn:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                await hive.download(result.digest, path)
-            done += 1
-            bar.update(done)
+            done += count
+            bar.update(done, f"{files}/{len(results)} files")
 
-        async with asyncio.TaskGroup() as group:
-            for result in results:
-                group.create_task(one(result))
+        def whole(path: Path) -> None:
+            nonlocal files
+            files += 1
+            bar.update(done, f"{files}/{len(results)} files")
+            if output.mode == "quiet":
+                output.line(str(path))
+
+        fetched = await hive.download_results(results, to, flat=flat, on_bytes=came, on_file=whole)
+    if output.mode == "json":
+        output.document({name: getattr(fetched, name) for name in ("written", "kept", "expired")})
+    there = f", {len(fetched.kept)} were there" if fetched.kept else ""
+    output.note(f"{format.count(len(fetched.written), 'file')} written to {to}{there}")
+    if fetched.expired:
+        first = fetched.expired[0].path
+        raise Failure(
+            f"{format.count(len(fetched.expired), 'file')} expired, the first is {first!r}",
+            "ask an admin how long results are kept",
+        )
+    return Exit.OK
 
 
 COMMANDS = {"result": result}

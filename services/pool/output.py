@@ -7,8 +7,8 @@ from collections.abc import Callable
 import structlog
 
 from events import protocol
-from events.base import WorkerId
-from events.protocol import Denied, Output, Piece, Stored
+from events.base import JobId, WorkerId
+from events.protocol import Denied, Output, Piece, Progress, Stored
 from infra.outputs import Outputs
 
 WAITING_BYTES_MAX = 64 * 1024 * 1024
@@ -16,6 +16,8 @@ BATCH_BYTES_MAX = 8 * 1024 * 1024
 WAITING_EACH_MAX = 4
 """Messages of one worker; an agent has one on its way, and sends it again when its answer is late."""
 NOT_WANTED = -1
+PROGRESS_MAX = 10_000
+"""Attempts whose progress waits to be written down; more is left out."""
 
 _log = structlog.get_logger()
 
@@ -31,10 +33,11 @@ class OutputDesk:
         self,
         outputs: Outputs,
         say: Callable[[WorkerId, str, Output, Stored | Denied], None],
-        is_current: Callable[[WorkerId, Piece], bool],
+        is_current: Callable[[WorkerId, Piece | Progress], bool],
         when_certain: Callable[[Callable[[], None]], None],
     ) -> None:
         self._outputs, self._say, self._is_current, self._when_certain = outputs, say, is_current, when_certain
+        self._progress: dict[tuple[JobId, int], Progress] = {}
         self._waiting: deque[tuple[WorkerId, str, Output]] = deque()
         self._of: Counter[WorkerId] = Counter()
         self._bytes = 0
@@ -49,16 +52,28 @@ class OutputDesk:
             detail = f"{len(output.pieces)} pieces at once; the limit is {protocol.OUTPUT_PIECES_MAX}"
             self._say(worker, reply, output, Denied("malformed", detail))
             return
+        self._note(worker, output.progress)
         self._bytes += size
         self._of[worker] += 1
         self._waiting.append((worker, reply, output))
         self._wake.set()
+
+    def _note(self, worker: WorkerId, told: list[Progress]) -> None:
+        """Keep how far attempts have come, the latest of each; it goes to disk with what they printed."""
+        for one in told[: protocol.OUTPUT_PIECES_MAX]:
+            if self._is_current(worker, one) and len(self._progress) < PROGRESS_MAX:
+                percent = min(max(one.percent, -1), 100)
+                text = one.text[: protocol.PROGRESS_TEXT_CHARS_MAX]
+                self._progress[one.job, one.index] = Progress(one.lease, one.job, one.index, percent, text)
 
     async def run(self) -> None:
         """Store what waits, one batch after the other, until cancelled."""
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if self._progress:
+                told, self._progress = list(self._progress.values()), {}
+                await self._outputs.note(told)
             while self._waiting:
                 await self._store(self._next())
 

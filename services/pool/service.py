@@ -20,7 +20,7 @@ from events.catalog import LEDGER_SUBJECT, AnyEvent, Mark, pool_subject, positio
 from events.job import JobFinished, JobSubmitted
 from events.log import Log
 from events.pool import WriterLed
-from events.protocol import Asked, Denied, Output, Piece, Poll, Recorded, Report, Said, Verb
+from events.protocol import Asked, Denied, Output, Piece, Poll, Progress, Recorded, Report, Said, Verb
 from events.task import TasksLeased
 from events.worker import WorkerLost, WorkerRegistered, WorkerStopped
 from infra.index import Index
@@ -232,7 +232,7 @@ class PoolService:
         if self.writer.leads:
             self._desk.take(worker, reply, output)
 
-    def _is_current(self, worker: WorkerId, piece: Piece) -> bool:
+    def _is_current(self, worker: WorkerId, piece: Piece | Progress) -> bool:
         lease, job = self.writer.state.leases.get(piece.lease), self.writer.state.jobs.get(piece.job)
         if lease is None or job is None or lease.worker != worker or lease.job != piece.job:
             return False

@@ -16,6 +16,7 @@ from tests.bench.hive import hive
 from tests.bench.identities import CONNECTIONS, IDENTITIES, enrolment, refused
 from tests.bench.memory import MEMORY_JOBS, memory
 from tests.bench.plan import plan
+from tests.bench.transfer import output, results
 from tests.system import SystemFailed
 
 
@@ -109,6 +110,20 @@ async def _flood(runs: int, count: int) -> Figure:
     return Figure("flood", median(ratios), "times", ratios, commit=commit(), machine=machine(), parts=found[-1])
 
 
+async def _output(runs: int, count: int) -> Figure:
+    """What one task prints, to a reader's hands: 500 MB, or `count` bytes."""
+    found = [await output(count) for _ in range(runs)]
+    rates = [parts["through"]["mb_per_s"] for parts in found]
+    return Figure("output", median(rates), "MB/s", rates, commit=commit(), machine=machine(), parts=found[-1])
+
+
+async def _results(runs: int, count: int) -> Figure:
+    """One result of 1 GB, or `count` bytes, up and down: the lower of the two ratios to a plain HTTP copy."""
+    found = [await results(count) for _ in range(runs)]
+    ratios = [min(parts["up"]["ratio"], parts["down"]["ratio"]) for parts in found]
+    return Figure("results", median(ratios), "of a copy", ratios, commit=commit(), machine=machine(), parts=found[-1])
+
+
 ALONE: dict[str, Callable[[int, int], Awaitable[Figure]]] = {
     "replay": _replay,
     "plan": _plan,
@@ -116,6 +131,8 @@ ALONE: dict[str, Callable[[int, int], Awaitable[Figure]]] = {
     "enrolment": _enrolment,
     "refused": _refused,
     "flood": _flood,
+    "output": _output,
+    "results": _results,
 }
 """Those without a peer, and what makes their figure of (runs, count)."""
 

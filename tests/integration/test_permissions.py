@@ -20,6 +20,7 @@ MAY: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/v1/jobs/{job}/results"): READERS,
     ("GET", "/v1/jobs/{job}/tasks"): READERS,
     ("GET", "/v1/jobs/{job}/tasks/{index}/output"): READERS,
+    ("GET", "/v1/jobs/{job}/tasks/{index}/emitted"): READERS,
     ("POST", "/v1/jobs/{job}/secrets"): frozenset(),
     ("GET", "/v1/secrets"): JOBS,
     ("PUT", "/v1/secrets/{name}"): JOBS,

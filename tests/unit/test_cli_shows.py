@@ -11,11 +11,11 @@ from events.catalog import Decision, Message, Unknown, pool_subject
 from events.job import JobSubmitted
 from events.log import MemoryLog
 from services.cli import prove
-from services.cli.failure import Exit, Failure
 from services.cli.prove import Live, compare, fold
-from services.cli.results import target
 from services.cli.tail import event_of
 from services.cli.workers import HEADS, worker_row
+from web.client.errors import Refused
+from web.client.results import place_of
 from web.schema import Result, WorkerView
 
 
@@ -24,22 +24,21 @@ def result(path: str) -> Result:
 
 
 def test_results_are_written_by_task_and_path(tmp_path: Path) -> None:
-    assert target(tmp_path, result("a/b"), flat=False) == tmp_path / "3" / "a" / "b"
-    assert target(tmp_path, result("a/b"), flat=True) == tmp_path / "a" / "b"
+    assert place_of(tmp_path, result("a/b"), flat=False) == tmp_path / "3" / "a" / "b"
+    assert place_of(tmp_path, result("a/b"), flat=True) == tmp_path / "a" / "b"
 
 
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/x"])
 def test_no_result_is_written_outside_its_folder(tmp_path: Path, path: str) -> None:
-    with pytest.raises(Failure) as caught:
-        target(tmp_path, result(path), flat=True)
-    assert caught.value.code == Exit.REFUSED
+    with pytest.raises(Refused):
+        place_of(tmp_path, result(path), flat=True)
 
 
 def test_a_link_in_the_folder_does_not_lead_out_of_it(tmp_path: Path) -> None:
     (tmp_path / "to").mkdir()
     (tmp_path / "to" / "out").symlink_to(tmp_path)
-    with pytest.raises(Failure):
-        target(tmp_path / "to", result("out/x"), flat=True)
+    with pytest.raises(Refused):
+        place_of(tmp_path / "to", result("out/x"), flat=True)
 
 
 def test_an_event_whose_text_is_sealed() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import secrets
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self, Unpack, overload
 
@@ -14,6 +14,7 @@ from infra.tls import Trust
 from projections.rows import TaskState
 from web import schema
 from web.client import address, batch, codec, files, folders, streams
+from web.client import results as fetching
 from web.client.access import AsyncAccess
 from web.client.errors import JobFailed, Refused
 from web.client.fields import (
@@ -196,6 +197,26 @@ class AsyncHive:
             for result in page.results:
                 yield result
             after = page.next
+
+    async def download_results(
+        self,
+        job: AnyJob | Iterable[schema.Result],
+        to: Path | str,
+        *,
+        flat: bool = False,
+        on_bytes: Callable[[int], None] = lambda count: None,
+        on_file: Callable[[Path], None] = lambda path: None,
+    ) -> fetching.Fetched:
+        """Write the job's results (or these) below the folder `to`: to TASK/PATH, or PATH alone when `flat`. Each is
+        verified; what an earlier call left half done is gone on with, and what is there is not fetched again.
+        """
+        wanted = [one async for one in self.results(job)] if isinstance(job, (str, Job)) else list(job)
+        return await fetching.download(self._http, wanted, Path(to), flat=flat, on_bytes=on_bytes, on_file=on_file)
+
+    async def emitted(self, job: AnyJob, index: int = 0) -> list[schema.Emitted]:
+        """The structured results that a task told of, once it has ended."""
+        path = f"/v1/jobs/{codec.name(id_of(job))}/tasks/{index}/emitted"
+        return codec.emitted_of(await self._ask("GET", path))
 
     async def cancel(self, job: AnyJob) -> schema.Done:
         """End the job: queued tasks now, running ones are told to stop."""

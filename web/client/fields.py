@@ -22,7 +22,7 @@ Source: TypeAlias = Path | bytes | Digest | Job
 """What an input is made of: a file or folder, bytes, a blob that is there, or all results of a job."""
 Item: TypeAlias = str | int | float | Sequence[str] | Each
 """What one task of `map` has of its own: one argument after the command's, several, or an Each."""
-Stream: TypeAlias = Literal["both", "stdout", "stderr"]
+Stream: TypeAlias = Literal["both", "stdout", "stderr", "emit", "all"]
 
 
 class Fields(TypedDict, total=False):

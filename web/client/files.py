@@ -1,11 +1,13 @@
 """Blobs: files and bytes up and down, each checked against its SHA-256."""
 
 import asyncio
+import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -89,36 +91,90 @@ async def read(http: Http, digest: Digest) -> bytes:
     return data
 
 
-async def download(http: Http, digest: Digest, to: Path) -> None:
-    """Write the blob to the file `to`, which appears only when it is whole. A break goes on where it was."""
+async def download(
+    http: Http, digest: Digest, to: Path, *, resume: bool = False, on_bytes: Callable[[int], None] = lambda count: None
+) -> None:
+    """Write the blob to the file `to`, which appears only when it is whole. A break goes on where it was; with `resume`
+    what came is kept beside it until then, also when this fails, and the next call goes on from there. `on_bytes` is told
+    how many came. Raises HiveError, OSError.
+    """
     _check_name(digest)
-    handle, name = tempfile.mkstemp(prefix=f".{to.name[:40]}.", dir=to.parent)
-    path = Path(name)
+    path = to.parent / f".{to.name[:40]}.{digest[:16]}.part" if resume else _temporary(to)
+    done = False
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "r+b") as file:
+            _lock(file, to)
             running = hashlib.sha256()
+            on_bytes(await in_thread(_hash_all, file, running))
             retry = Retry(http)
             while True:
                 try:
-                    size = file.tell()
-                    headers = {"Range": f"bytes={size}-"} if size else None
-                    async with http.stream(f"/v1/blobs/{digest}", None, headers) as answer:
-                        if size and answer.status != 206:
-                            raise Broken(f"the hive did not go on at byte {size} of {digest}")
-                        async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
-                            await in_thread(file.write, chunk)
-                            running.update(chunk)
-                            retry.again()
+                    await _rest(http, digest, file, running, retry, on_bytes)
                     break
                 except BROKEN as trouble:
                     await retry.pause(unreachable(http.url, trouble))
                 except Unavailable as error:
                     await retry.pause(error)
-        _check(digest, running.hexdigest())
-        os.chmod(path, 0o666 & ~_umask())
-        os.replace(path, to)
+            done = True  # also when it is not what it should be: what came is of no use then
+            _check(digest, running.hexdigest())
+            file.flush()
+            os.fchmod(file.fileno(), 0o666 & ~_umask())
+            os.replace(path, to)
     finally:
-        path.unlink(missing_ok=True)
+        if done or not resume:
+            path.unlink(missing_ok=True)
+
+
+async def _rest(
+    http: Http, digest: Digest, file: BinaryIO, running: Any, retry: Retry, on_bytes: Callable[[int], None]
+) -> None:
+    """Append what is missing. Raises HiveError, or one of BROKEN."""
+    size = file.tell()
+    headers = {"Range": f"bytes={size}-"} if size else None
+    try:
+        async with http.stream(f"/v1/blobs/{digest}", None, headers) as answer:
+            if size and answer.status != 206:
+                raise Broken(f"the hive did not go on at byte {size} of {digest}")
+            async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
+                await in_thread(_write_and_hash, file, chunk, running)
+                on_bytes(len(chunk))
+                retry.again()
+    except Refused as error:
+        if size and error.code == "no-range":  # there is no more
+            return
+        raise
+
+
+def _write_and_hash(file: BinaryIO, chunk: bytes, running: Any) -> None:
+    file.write(chunk)
+    running.update(chunk)
+
+
+def _hash_all(file: BinaryIO, running: Any) -> int:
+    while data := file.read(CHUNK_BYTES):
+        running.update(data)
+    return file.tell()
+
+
+def _temporary(to: Path) -> Path:
+    handle, name = tempfile.mkstemp(prefix=f".{to.name[:40]}.", dir=to.parent)
+    os.close(handle)
+    return Path(name)
+
+
+def _lock(file: BinaryIO, to: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Refused(f"{to} is being downloaded by another process", remedy="wait for it, or end it") from None
+
+
+def is_here(to: Path, digest: Digest, size: int) -> bool:
+    """Whether the file is there already, whole. Blocking."""
+    try:
+        return to.is_file() and to.stat().st_size == size and digest_of(to).digest == digest
+    except OSError:
+        return False
 
 
 def _umask() -> int:

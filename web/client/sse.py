@@ -18,12 +18,16 @@ class Sse(NamedTuple):
 
 async def events(content: StreamReader) -> AsyncGenerator[Sse]:
     """The events as they come; a ping has no data. ValueError when one never ends."""
-    rest = b""
+    held = bytearray()
     while chunk := await content.readany():
-        *blocks, rest = (rest + chunk).split(b"\n\n")
-        for block in blocks:
-            yield _parse(block)
-        if len(rest) > EVENT_BYTES_MAX:
+        seen = max(len(held) - 1, 0)  # nothing before it ends an event
+        held += chunk
+        at = 0
+        while (end := held.find(b"\n\n", max(at, seen))) >= 0:
+            yield _parse(bytes(held[at:end]))
+            at = end + 2
+        del held[:at]
+        if len(held) > EVENT_BYTES_MAX:
             raise ValueError("a server-sent event without an end")
 
 

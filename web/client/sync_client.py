@@ -15,6 +15,7 @@ from web.client.async_client import AsyncHive
 from web.client.fields import Command, EventsWanted, Fields, Item, JobsWanted, Stream
 from web.client.folders import Stored
 from web.client.http import TRY_S_MAX
+from web.client.results import Fetched
 from web.client.types import AnyJob, Job, JobResult, Piece
 from web.usage_schema import UsageView
 
@@ -127,6 +128,14 @@ class Hive:
     def results(self, job: AnyJob) -> Generator[schema.Result]:
         """The files that the job's tasks left, in order of task and path."""
         return self._each(self._hive.results(job))
+
+    def download_results(self, job: AnyJob, to: Path | str, *, flat: bool = False) -> Fetched:
+        """Write the job's results below the folder `to`; see AsyncHive.download_results."""
+        return self._do(self._hive.download_results(job, to, flat=flat))
+
+    def emitted(self, job: AnyJob, index: int = 0) -> list[schema.Emitted]:
+        """The structured results that a task told of, once it has ended."""
+        return self._do(self._hive.emitted(job, index))
 
     def cancel(self, job: AnyJob) -> schema.Done:
         """End the job: queued tasks now, running ones are told to stop."""

@@ -38,9 +38,11 @@ class JobResult(msgspec.Struct, frozen=True, gc=False):
 
 
 class Piece(msgspec.Struct, frozen=True, gc=False):
-    """Some bytes that a task printed, and when (ms since 1970). `mark` is said by the platform, not by the task."""
+    """Some bytes that a task printed, and when (ms since 1970). `mark` is said by the platform, not by the task; `emit` is
+    a line of JSON that the task told of itself.
+    """
 
-    stream: Literal["stdout", "stderr", "mark"]
+    stream: Literal["stdout", "stderr", "mark", "emit"]
     data: bytes
     at: int = 0
 

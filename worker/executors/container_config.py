@@ -8,6 +8,7 @@ from typing import Any
 
 from infra.engine import About
 from worker import tree
+from worker.emits import EMIT_FILE
 from worker.executors.base import CONTAINER_HOME as HOME
 from worker.executors.base import Box, Launch
 
@@ -50,6 +51,7 @@ def config_of(launch: Launch, box: Box, worker: str, about: About, user: str, ne
         "HIVE_INDEX": str(index),
         "HIVE_COUNT": str(order.count),
         "HIVE_ATTEMPT": str(order.attempt),
+        "HIVE_EMIT": f"{HOME}/{EMIT_FILE}",
         tree.WORKER_MARK: worker,
     }
     config: dict[str, Any] = {

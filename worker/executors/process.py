@@ -16,6 +16,7 @@ from collections.abc import Callable
 from events.protocol import Run
 from events.task import AttemptEnd
 from worker import tree
+from worker.emits import EMIT_FILE
 from worker.executors.attempt import YOUNG_S, Process, group_of
 from worker.executors.base import GRACE_S, Box, Launch, Ran, Rejected, keep_to_ourselves, over_limit, why_not
 from worker.executors.boxed import Start
@@ -144,6 +145,7 @@ class ProcessExecutor:
         env["HIVE_INDEX"] = str(launch.index)
         env["HIVE_COUNT"] = str(order.count)
         env["HIVE_ATTEMPT"] = str(order.attempt)
+        env["HIVE_EMIT"] = f"{folder}/{EMIT_FILE}"
         env[tree.WORKER_MARK] = self._worker
         env[tree.MARK] = f"{order.number}.{launch.index}"
         return env
