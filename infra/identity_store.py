@@ -53,6 +53,7 @@ MIGRATIONS = (
         value bytea NOT NULL, set_at bigint NOT NULL);
     CREATE INDEX ON identity.secrets (user_id);
     """,
+    "CREATE TABLE identity.failures (name bytea PRIMARY KEY, failures integer NOT NULL, since bigint NOT NULL);",
 )
 """Each is carried out once, in order; later ones are added at the end and never changed afterwards."""
 
@@ -325,6 +326,12 @@ class IdentityStore:
             "UPDATE identity.sessions SET ended = $2 WHERE user_id = $1 AND ended = 0 RETURNING family", user, now
         )
         return [row[0] for row in rows]
+
+    async def sessions_of(self, user: UserId, now: int, limit: int) -> list[SessionRow]:
+        """The user's open sessions, the one used last first."""
+        open_ = f"SELECT {_SESSION} FROM identity.sessions WHERE user_id = $1 AND ended = 0 AND expires > $2"
+        rows = await self._fetch(f"{open_} ORDER BY rotated DESC LIMIT $3", user, now, limit)
+        return [SessionRow(*row) for row in rows]
 
     async def forget_over(self, now: int) -> None:
         """Forget sessions and links that opened nothing any more when it became `now`."""

@@ -12,7 +12,10 @@ import structlog
 from events.base import WorkerId
 from services.access import AccessView
 
-SHUT_OUT_S = 60.0
+SHUT_OUT_S, SHUT_OUT_S_MAX = 60.0, 3600.0
+"""For so long the first time, and twice as long each time that it floods again."""
+FORGET_S = 3600.0
+"""Who behaved for so long begins anew."""
 
 _log = structlog.get_logger()
 
@@ -27,21 +30,25 @@ class Floods:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._access, self._revoke, self._monotonic = access, revoke, monotonic
-        self._until: dict[WorkerId, float] = {}
+        self._out: dict[WorkerId, tuple[int, float]] = {}
+        """How often in a row, and until when."""
         self._noticed: dict[WorkerId, None] = {}
         self._wake = asyncio.Event()
 
     def noticed(self, worker: WorkerId) -> None:
-        """A worker floods: it is disconnected soon, and let in again in SHUT_OUT_S."""
+        """A worker floods: it is disconnected soon, and let in again after a while."""
         now = self._monotonic()
-        self._until = {name: until for name, until in self._until.items() if until > now}
-        self._until[worker] = now + SHUT_OUT_S
+        self._out = {name: (times, until) for name, (times, until) in self._out.items() if now - until < FORGET_S}
+        times, until = self._out.get(worker, (0, now))
+        if until <= now:  # else it is the same flood, which is noticed until it is over
+            self._out[worker] = times + 1, now + min(SHUT_OUT_S_MAX, SHUT_OUT_S * 2**times)
         self._noticed[worker] = None
         self._wake.set()
 
     def wait_s(self, worker: WorkerId) -> int:
         """For how many seconds the worker gets no credential; 0: it may come in."""
-        return max(0, math.ceil(self._until.get(worker, 0.0) - self._monotonic()))
+        _, until = self._out.get(worker, (0, 0.0))
+        return max(0, math.ceil(until - self._monotonic()))
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -61,4 +68,4 @@ class Floods:
         except Exception as error:  # noqa: BLE001 - whatever keeps the server from it, the flood is noticed again
             _log.warning("flood.not_disconnected", worker=worker, why=str(error))
         else:
-            _log.warning("flood.disconnected", worker=worker, for_s=SHUT_OUT_S)
+            _log.warning("flood.disconnected", worker=worker, for_s=self.wait_s(worker))

@@ -4,14 +4,15 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-from litestar import get, patch, post
+from litestar import delete, get, patch, post
 from litestar.di import NamedDependency
-from litestar.params import JSONBody, SkipValidation
+from litestar.params import FromPath, JSONBody, SkipValidation
 from litestar.response import Response
 
+from services.accounts.failures import Throttled
 from services.accounts.hosted import PeopleHost
 from services.accounts.keys import digest_of
-from services.accounts.people import Profile, Throttled
+from services.accounts.people import Profile
 from services.accounts.roles import scopes_of
 from services.accounts.sessions import BadToken, Tokens
 from services.hosting import Refused
@@ -28,12 +29,14 @@ from web.people_schema import (
     RegisterBody,
     RegisteredAnswer,
     ResetBody,
+    SessionsAnswer,
+    SessionView,
     SetMailBody,
     TokenBody,
     TokensAnswer,
     UserView,
 )
-from web.problems import AnyRequest, Failed, unauthorized
+from web.problems import AnyRequest, Failed, not_found, unauthorized
 from web.sessions import REFRESH_COOKIE, check_csrf, check_own_page, cookie_of, cookies_for, no_cookies
 
 BODY_BYTES_MAX = 16 * 1024
@@ -53,7 +56,7 @@ _REMEDIES = {
     "no_mail": "an admin makes a link with POST /v1/users/{user}/reset-link",
     "no_password": "an admin makes a link with POST /v1/users/{user}/reset-link",
     "name_taken": "choose another name",
-    "human_needed": "solve the check of GET /v1/auth/options and send what it gives as `human`",
+    "human_needed": "solve the check of GET /v1/auth/options on a page, and send what it gives as `human` (`hivectl`: --human)",
     "not_human": "solve the check again, and send what it gives as `human`",
     "human_check_away": "try again in a minute",
 }
@@ -266,6 +269,29 @@ async def sign_out(people: PeopleArg, request: AnyRequest) -> Response[None]:
     return Response(None, status_code=204, cookies=no_cookies(request.scope))
 
 
+@get("/v1/me/sessions", summary="List your sessions", responses=problems(404), needs=ANYBODY)
+async def sessions(people: PeopleArg, request: AnyRequest) -> SessionsAnswer:
+    """Every login that is open; API keys are no sessions."""
+    rows = await people.sessions.of(_user(request))
+    via = caller_of(request).via
+    return SessionsAnswer(
+        [SessionView(row.family, row.began, row.rotated, row.expires, via == f"session:{row.family}") for row in rows]
+    )
+
+
+@delete(
+    "/v1/me/sessions/{session:str}",
+    summary="End one of your sessions",
+    description="Its refresh token opens nothing any more; its access token ends within 15 minutes, here at once.",
+    responses=problems(404),
+    needs=ANYBODY,
+)
+async def end_session(people: PeopleArg, request: AnyRequest, session: FromPath[str]) -> None:
+    """Also that of this request."""
+    if not await people.sessions.end_own(_user(request), session):
+        raise not_found("session", session, "list them with GET /v1/me/sessions")
+
+
 @post(
     "/v1/me/erase",
     status_code=204,
@@ -283,5 +309,5 @@ async def erase(people: PeopleArg, request: AnyRequest, data: JSONBody[EraseBody
 
 ROUTES = [
     options, register, login, refresh, logout, request_reset, reset, verify,
-    me, set_mail, change_password, sign_out, erase,
+    me, set_mail, change_password, sign_out, sessions, end_session, erase,
 ]  # fmt: skip

@@ -80,6 +80,22 @@ class TokensAnswer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     csrf: str = ""
 
 
+class SessionView(msgspec.Struct, frozen=True, gc=False):
+    """A login that is open. `used_at`: when it last got another access token; `this`: the request is of this session."""
+
+    session: str
+    since: Moment
+    used_at: Moment
+    expires_at: Moment
+    this: bool
+
+
+class SessionsAnswer(msgspec.Struct, frozen=True, gc=False):
+    """The one used last first; 100 at most."""
+
+    sessions: list[SessionView]
+
+
 class MailBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Whose password is to be set."""
 

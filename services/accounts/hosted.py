@@ -11,6 +11,7 @@ import secrets
 from events.base import UserId
 from events.log import Log
 from infra.database import Database
+from infra.failure_store import FailureStore
 from infra.folder import Folder
 from infra.human_check import check_of
 from infra.identity_store import IdentityStore
@@ -21,6 +22,7 @@ from infra.sealing import KEY_BYTES
 from infra.secret_store import SecretStore
 from infra.settings import Settings
 from services.access import AccessView
+from services.accounts.failures import WINDOW_S, Failures
 from services.accounts.humans import Humans
 from services.accounts.mails import Mails
 from services.accounts.people import People, PeopleParts, Registration
@@ -53,8 +55,17 @@ class PeopleHost:
         mail_key = hashlib.blake2b(key=root, person=b"hive.mail", digest_size=KEY_BYTES).digest()
         self.mails = Mails(self.store, mail_key, self.keyring.open, mailer, settings.public_url)
         humans = Humans(check_of(settings), required=settings.human_check_required)
+        failures = Failures(FailureStore(database, self.store, WINDOW_S * 1000))
         parts = PeopleParts(
-            self.store, self.keyring, self.sessions, self._passwords, accounts, access, self.mails, humans
+            self.store,
+            self.keyring,
+            self.sessions,
+            self._passwords,
+            accounts,
+            access,
+            self.mails,
+            failures,
+            humans,
         )
         self.registration: Registration = settings.registration
         self.human_check_site_key = settings.human_check_site_key

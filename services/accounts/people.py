@@ -5,6 +5,7 @@ first and then writes the fact; an erasure writes the fact first and then destro
 finishes what a crash left between the two.
 """
 
+import contextlib
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -23,12 +24,12 @@ from infra.sealing import KeyAway, KeyDestroyed
 from projections.access import UserState
 from services.access import AccessView
 from services.accounts.commands import Command, Erase, Register, Stand
+from services.accounts.failures import Failures, Throttled
 from services.accounts.humans import ACCOUNT_UNCHECKED_MAX, ADDRESS_UNCHECKED_MAX, Humans
 from services.accounts.mails import Mails, check_mail
 from services.accounts.names import BadName, canonical, check_name, fold, user_id
 from services.accounts.service import AccountsClient
 from services.accounts.sessions import Sessions, Tokens
-from services.accounts.throttle import ACCOUNT_FAILURES_MAX, ADDRESS_FAILURES_MAX, Throttle
 from services.asking import RefusedAnswer
 from services.hosting import Refused
 
@@ -37,16 +38,6 @@ ROLES_OF_NEW: list[Role] = ["user"]
 """Of whoever registers without an invitation."""
 REACHED_S = 5.0
 ID_BYTES = 10
-REGISTRATIONS_MAX = 20
-"""From one address within the throttle's window."""
-
-
-class Throttled(Exception):
-    """Too many failures, by this account or from this address; try again after `wait_s` seconds."""
-
-    def __init__(self, wait_s: int) -> None:
-        super().__init__(f"too many failures; try again in {wait_s} s")
-        self.wait_s = wait_s
 
 
 class Profile(msgspec.Struct, frozen=True, gc=False):
@@ -74,6 +65,7 @@ class PeopleParts:
     accounts: AccountsClient
     access: AccessView
     mails: Mails
+    failures: Failures
     humans: Humans = field(default_factory=Humans)
 
 
@@ -82,9 +74,6 @@ class People:
 
     def __init__(self, parts: PeopleParts, registration: Registration) -> None:
         self.parts, self._registration = parts, registration
-        self._accounts = Throttle(ACCOUNT_FAILURES_MAX)
-        self._addresses = Throttle(ADDRESS_FAILURES_MAX)
-        self._registrations = Throttle(REGISTRATIONS_MAX)
 
     # Registering
 
@@ -98,10 +87,7 @@ class People:
         self._check_open(invite)
         _check_name(name)
         check_mail(mail)
-        network, at = network_of(address), time.monotonic()
-        if wait_s := self._registrations.wait_s(network, at):
-            raise Throttled(wait_s)
-        self._registrations.failed(network, at)
+        await self.parts.failures.count(f"registration:{network_of(address)}")
         await self.parts.humans.confirm(human, address)
         await self._check_password(password, [name])
         user = await self._keep_name(name, password, address)
@@ -162,10 +148,8 @@ class People:
         """A new session; after some failures the answer to a check for humans is needed, too. Raises Throttled; Refused
         says the same for an unknown name and for a wrong password.
         """
-        account, network, at = canonical(name), network_of(address), time.monotonic()
-        self._check_throttle(account, network, at)
-        doubted = self._accounts.failures(account, at) >= ACCOUNT_UNCHECKED_MAX
-        if doubted or self._addresses.failures(network, at) >= ADDRESS_UNCHECKED_MAX:
+        wrong, wrong_here = await self.parts.failures.check(*_counted(name, address))
+        if wrong >= ACCOUNT_UNCHECKED_MAX or wrong_here >= ADDRESS_UNCHECKED_MAX:
             await self.parts.humans.confirm(human, address)
         row = await self._prove(name, password, address)
         access = self.parts.access.state
@@ -182,29 +166,24 @@ class People:
 
     async def _prove(self, name: str, password: str, address: str) -> UserRow:
         """The user with this name, whose password this is. Raises Throttled, Refused."""
-        account, network, now = canonical(name), network_of(address), time.monotonic()
-        self._check_throttle(account, network, now)
-        self._accounts.failed(account, now)
-        self._addresses.failed(network, now)
+        account, network = _counted(name, address)
+        failures = self.parts.failures
+        await failures.count(account, network)
         right = False
         try:
             row = await self.parts.store.user_named(fold(name))
             # Names that look like it are taken for others, but do not open what is its.
-            known = row is not None and canonical(row.name) == account
+            known = row is not None and canonical(row.name) == canonical(name)
             right = await self._verify(row.password if row is not None and known else "", password)
         except BaseException:
-            self._accounts.took_back(account)
-            self._addresses.took_back(network)
+            with contextlib.suppress(DatabaseAway):
+                await failures.took_back(account, network)
             raise
         if row is None or not right:
             raise _wrong()
-        self._accounts.succeeded(account)
-        self._addresses.took_back(network)
+        await failures.succeeded(account)
+        await failures.took_back(network)
         return row
-
-    def _check_throttle(self, account: str, network: str, now: float) -> None:
-        if wait_s := max(self._accounts.wait_s(account, now), self._addresses.wait_s(network, now)):
-            raise Throttled(wait_s)
 
     async def _prove_own(self, user: UserId, password: str, address: str) -> UserRow:
         """The user's row, if this is its password. Raises Throttled, Refused."""
@@ -235,7 +214,7 @@ class People:
         await self._check_password(password, [row.name])
         await mails.use(token, "reset")
         await self._set_password(row, password, None)
-        self._accounts.succeeded(canonical(row.name))
+        await self.parts.failures.succeeded(_counted(row.name, "")[0])
         return user
 
     async def _set_password(self, row: UserRow, password: str, instead_of: str | None) -> None:
@@ -359,6 +338,11 @@ def _check_name(name: str) -> None:
         check_name(name)
     except BadName as error:
         raise Refused("bad_name", "name", str(error)) from None
+
+
+def _counted(name: str, address: str) -> tuple[str, str]:
+    """What failures to log in are counted by."""
+    return f"account:{canonical(name)}", f"address:{network_of(address)}"
 
 
 def network_of(address: str) -> str:

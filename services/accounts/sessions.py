@@ -30,6 +30,7 @@ REFRESH_MS = 30 * 86_400_000
 GRACE_MS = 10_000
 """For so long after it was used a refresh token may come again."""
 ENDED_MAX = 100_000
+SHOWN_MAX = 100
 TOKEN_CHARS_MAX = 1024
 FAMILY_BYTES, SECRET_BYTES, MAC_BYTES = 12, 32, 16
 ALGORITHM = "HS256"
@@ -136,6 +137,18 @@ class Sessions:
         await self._store.change_session(
             family, lambda row: row if row.ended else msgspec.structs.replace(row, ended=now)
         )
+
+    async def of(self, user: UserId) -> list[SessionRow]:
+        """The user's open sessions, the one used last first, SHOWN_MAX at most. Raises DatabaseAway."""
+        return await self._store.sessions_of(user, _now(), SHOWN_MAX)
+
+    async def end_own(self, user: UserId, family: str) -> bool:
+        """End this session, if it is the user's; whether it is. Raises DatabaseAway."""
+        row = await self._store.session(family)
+        if row is None or row.user != user or row.ended:
+            return False
+        await self.end(family)
+        return True
 
     async def end_with(self, token: str) -> None:
         """End the session of this refresh token. Raises BadToken, DatabaseAway."""

@@ -1,4 +1,4 @@
-"""How often somebody may be wrong: failures counted by account and by address, in memory, within a window. Pure.
+"""How often something may be done: counted by name, in memory, within a window. Pure.
 
 Time is an argument, in seconds. What was counted is forgotten when the window is over, when somebody succeeds, and,
 the oldest first, when too much would be kept.
@@ -8,9 +8,6 @@ import math
 from collections import OrderedDict
 
 WINDOW_S = 300.0
-ACCOUNT_FAILURES_MAX = 10
-ADDRESS_FAILURES_MAX = 50
-"""More than one account's: many people can come from one address."""
 COUNTS_MAX = 50_000
 
 

@@ -99,6 +99,7 @@ class Tidying:
         await self._finish_erasing()
         await self._settle_pending(now)
         await self._parts.store.forget_over(now)
+        await self._parts.failures.forget_over()
         await self._ensure_admin(now)
 
     async def _write_uses(self) -> None:

@@ -29,6 +29,7 @@ MODULES = {
     "login": "people",
     "logout": "people",
     "me": "people",
+    "session": "sessions",
     "user": "people",
     "invite": "invites",
     "blob": "blobs",

@@ -27,6 +27,11 @@ _stdin: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--password-stdin", "stdin", is_flag=True, help="Read the password from standard input instead of asking for it."
 )
 
+_human: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--human", default="", metavar="TEXT", envvar="HIVE_HUMAN",
+    help="What the check for humans gave, where the hive wants it: it comes from a page, and is good once.",
+)  # fmt: skip
+
 
 def _door(context: Context) -> "Door":
     """The hive meant, whether or not there is a key for it."""
@@ -55,15 +60,16 @@ def _password(stdin: bool, what: str = "Password", *, new: bool = False) -> str:
 
 @command("login", listing=False)
 @click.argument("name", required=False)
+@_human
 @_stdin
-def login(context: Context, name: str | None, stdin: bool) -> None:
+def login(context: Context, name: str | None, human: str, stdin: bool) -> None:
     """Log in at a hive; commands on this machine then act as you.
 
     HIVE_KEY goes before. The session ends after 30 days without use, or with `hivectl logout`.
     """
     door = _door(context)
     called = name or click.prompt("Name", err=True)
-    tokens = asyncio.run(door.log_in(called, _password(stdin)))
+    tokens = asyncio.run(door.log_in(called, _password(stdin), human))
     _keep(door.url, called, tokens)
     context.output.note(f"logged in at {door.url} as {called}")
 
@@ -138,13 +144,14 @@ def user() -> None:
 @click.argument("name")
 @click.option("--email", default="", help="Where you can be reached.")
 @click.option("--invite", default="", help="An invitation, where one is needed.", metavar="TEXT")
+@_human
 @_stdin
-def register(context: Context, name: str, email: str, invite: str, stdin: bool) -> None:
+def register(context: Context, name: str, email: str, invite: str, human: str, stdin: bool) -> None:
     """Register at a hive, and log in."""
     door, password = _door(context), _password(stdin, new=True)
 
     async def both() -> "TokensAnswer":
-        await door.register(name, password, email, invite)
+        await door.register(name, password, email, invite, human)
         return await door.log_in(name, password)
 
     tokens = asyncio.run(both())
@@ -193,9 +200,10 @@ def reset_password(context: Context, token: str, stdin: bool) -> None:
 
 @command("forgot-password", listing=False)
 @click.argument("email")
-def forgot_password(context: Context, email: str) -> None:
+@_human
+def forgot_password(context: Context, email: str, human: str) -> None:
     """Have a link sent that sets a password, where the hive sends mail."""
-    asyncio.run(_door(context).request_reset(email))
+    asyncio.run(_door(context).request_reset(email, human))
     context.output.note(f"if {email} is a verified address of a user, a mail is on its way")
 
 

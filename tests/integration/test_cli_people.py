@@ -20,6 +20,8 @@ from services.cli.output import Mode, Output
 from tests.people_support import OTHER, PASSWORD
 from tests.people_web_support import Served, people_api
 from tests.web_support import api
+from web.client.errors import Unauthorized
+from web.client.people import Door
 from web.core import Network
 
 
@@ -84,6 +86,25 @@ async def test_a_session_is_refreshed_by_itself_and_by_one_command_at_a_time(ser
     assert ends[0] != login.access
     assert logins.known()[served.url].refresh != login.refresh
     assert (await hivectl("me"))[0] == Exit.OK
+
+
+async def test_sessions_are_listed_and_ended(served: Served) -> None:
+    await hivectl("user", "register", "ada", "--password-stdin", stdin=PASSWORD)
+    mine = logins.known()[served.url].refresh.partition(".")[0]
+    other = await Door(served.url).log_in("ada", PASSWORD)
+    code, out, _ = await hivectl("session", "list")
+    assert code == Exit.OK
+    assert [line.split()[0] for line in out.splitlines() if "this one" in line] == [mine]
+    shown = (await hivectl("session", "list", mode="quiet"))[1].split()
+    assert set(shown) == {mine, other.refresh.partition(".")[0]}
+    code, _, said = await hivectl("session", "end", "nothing")
+    assert (code, "session list" in said or "sessions" in said) == (Exit.REFUSED, True)
+    assert (await hivectl("session", "end", other.refresh.partition(".")[0]))[0] == Exit.OK
+    with pytest.raises(Unauthorized):
+        await Door(served.url).refresh(other.refresh)
+    assert (await hivectl("me"))[0] == Exit.OK
+    assert (await hivectl("session", "end", mine))[0] == Exit.OK
+    assert (await hivectl("me"))[0] == Exit.UNAUTHORIZED
 
 
 async def test_a_session_that_is_over_says_so(served: Served) -> None:

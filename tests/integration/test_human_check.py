@@ -15,6 +15,8 @@ from infra.settings import Settings, SettingsError
 from services.accounts.humans import ACCOUNT_UNCHECKED_MAX, ADDRESS_UNCHECKED_MAX
 from tests.people_support import PASSWORD
 from tests.people_web_support import Answer, Served, people_api
+from web.client.errors import HiveError
+from web.client.people import Door
 
 SECRET, SITE_KEY, HUMAN = "ours alone", "for pages", "a human's"
 WRONG = "not the password"
@@ -181,3 +183,16 @@ def test_a_secret_that_is_not_there_is_named(tmp_path: Path, text: str | None) -
     )
     with pytest.raises(SettingsError, match="human_check_secret_file"):
         human_check.check_of(settings)
+
+
+async def test_a_client_says_what_the_check_gave(service: Service, tmp_path: Path, database: Database) -> None:
+    async with checked(tmp_path, database, service.url) as served:
+        door = Door(served.url)
+        with pytest.raises(HiveError, match="--human"):
+            await door.register("ada", PASSWORD)
+        assert await door.register("ada", PASSWORD, human=f"{HUMAN} 1")
+        for _ in range(ACCOUNT_UNCHECKED_MAX):
+            await log_in(served, WRONG)
+        with pytest.raises(HiveError):
+            await door.log_in("ada", PASSWORD)
+        assert (await door.log_in("ada", PASSWORD, f"{HUMAN} 2")).access

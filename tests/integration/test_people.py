@@ -12,10 +12,9 @@ from infra.link import Link
 from infra.passwords import Passwords
 from infra.settings import Settings
 from services.accounts.commands import Stand
+from services.accounts.failures import ACCOUNT_FAILURES_MAX, REGISTRATIONS_MAX, Throttled
 from services.accounts.keys import digest_of
-from services.accounts.people import Throttled
 from services.accounts.sessions import BadToken
-from services.accounts.throttle import ACCOUNT_FAILURES_MAX
 from tests.nats_support import until
 from tests.people_support import OTHER, PASSWORD, Town, accounts_log, ground, refused, town
 
@@ -168,6 +167,53 @@ async def test_guessing_is_slowed_by_account_and_the_right_one_clears_it(here: T
     with pytest.raises(Throttled):
         await people.log_in("ada", PASSWORD, "10.0.0.1")
     await people.log_in("bob", PASSWORD, "10.0.0.1")
+
+
+async def test_guessing_is_counted_for_all_processes_together(
+    here: Town, link: Link, database: Database, tmp_path: Path
+) -> None:
+    user = await here.join("ada")
+    async with town(link, database, tmp_path / "there", leads=False) as there:
+        await until(lambda: user in there.access.state.users, "the other one follows")
+        for n in range(ACCOUNT_FAILURES_MAX):
+            with refused("wrong_login"):
+                await (here, there)[n % 2].host.people.log_in("ada", OTHER, "10.0.0.1")
+        for one in (here, there):
+            with pytest.raises(Throttled):
+                await one.host.people.log_in("ada", PASSWORD, "10.0.0.2")
+        await database.execute("UPDATE identity.failures SET since = since - 300000")
+        await there.host.people.log_in("ada", PASSWORD, "10.0.0.2")
+        await database.execute("UPDATE identity.failures SET since = since - 300000")
+        await here.host.people.parts.failures.forget_over()
+        assert await database.fetch("SELECT 1 FROM identity.failures") == []
+
+
+async def test_registrations_from_one_address_are_few(here: Town) -> None:
+    ends = await asyncio.gather(
+        *(here.host.people.register(f"somebody{n}", PASSWORD, address="10.0.0.9") for n in range(REGISTRATIONS_MAX + 3)),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(end, Throttled) for end in ends) == 3, [repr(end) for end in ends]
+
+
+async def test_ones_own_sessions_are_listed_and_ended_and_nobody_elses(here: Town) -> None:
+    await here.join("ada")
+    await here.join("bob")
+    people, sessions = here.host.people, here.host.sessions
+    first, second = [await people.log_in("ada", PASSWORD) for _ in range(2)]
+    other = await people.log_in("bob", PASSWORD)
+    assert {row.family for row in await sessions.of(first.user)} >= {first.family, second.family}
+    assert other.family not in {row.family for row in await sessions.of(first.user)}
+    assert not await sessions.end_own(first.user, other.family)
+    assert not await sessions.end_own(first.user, "nothing")
+    assert here.lets_in(other.access)
+    assert await sessions.end_own(first.user, first.family)
+    assert not await sessions.end_own(first.user, first.family), "it is over"
+    assert not here.lets_in(first.access)
+    assert here.lets_in(second.access)
+    with pytest.raises(BadToken):
+        await sessions.refresh(first.refresh, here.access.state)
+    assert first.family not in {row.family for row in await sessions.of(first.user)}
 
 
 async def test_guessing_is_slowed_by_address(here: Town) -> None:

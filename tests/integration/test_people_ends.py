@@ -14,7 +14,7 @@ from infra.link import Link
 from infra.sealing import KeyAway, KeyDestroyed
 from projections.access import Access, apply
 from services.accounts.commands import Administer, Erase, SetLimits
-from services.accounts.throttle import ACCOUNT_FAILURES_MAX
+from services.accounts.failures import ACCOUNT_FAILURES_MAX
 from services.accounts.tidying import PENDING_MS
 from tests.nats_support import eventually, until
 from tests.people_support import OTHER, PASSWORD, Town, accounts_log, ground, refused, town

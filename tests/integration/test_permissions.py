@@ -66,6 +66,8 @@ MAY: dict[tuple[str, str], frozenset[str]] = {
     ("POST", "/v1/me/password"): ALL,
     ("POST", "/v1/me/sign-out"): ALL,
     ("POST", "/v1/me/erase"): ALL,
+    ("GET", "/v1/me/sessions"): ALL,
+    ("DELETE", "/v1/me/sessions/{session}"): ALL,
     ("GET", "/v1/users"): LOOKERS,
     ("GET", "/v1/users/{user}"): LOOKERS,
     ("PUT", "/v1/users/{user}/roles"): ADMIN,
@@ -83,7 +85,7 @@ MAY: dict[tuple[str, str], frozenset[str]] = {
 HARMLESS = {
     "{job}": "jaaaaaaaaaaaaaaaa", "{index}": "0", "{digest}": "0" * 64, "{worker}": "waaaaaaaaaaaa", "{key}": "k0",
     "{enrolment}": "e0", "{user}": "unobody", "{invite}": "i0",
-    "{name}": "token",
+    "{name}": "token", "{session}": "nothing",
 }  # fmt: skip
 CLOSED = (401, 403)
 NO_KEY = "there is no key"

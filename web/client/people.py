@@ -15,6 +15,7 @@ from web.schema import LIMIT_MAX, Done
 _user_of = msgspec.json.Decoder(schema.UserView).decode
 _users_of = msgspec.json.Decoder(schema.UsersAnswer).decode
 _tokens_of = msgspec.json.Decoder(schema.TokensAnswer).decode
+_sessions_of = msgspec.json.Decoder(schema.SessionsAnswer).decode
 _registered_of = msgspec.json.Decoder(schema.RegisteredAnswer).decode
 _link_of = msgspec.json.Decoder(schema.LinkAnswer).decode
 _new_invite_of = msgspec.json.Decoder(schema.NewInvite).decode
@@ -48,6 +49,14 @@ class AsyncPeople:
     async def sign_out(self) -> None:
         """End all one's own sessions."""
         await self._ask("POST", "/v1/me/sign-out")
+
+    async def sessions(self) -> list[schema.SessionView]:
+        """One's own logins that are open, the one used last first."""
+        return _sessions_of(await self._ask("GET", "/v1/me/sessions")).sessions
+
+    async def end_session(self, session: str) -> None:
+        """End one of them."""
+        await self._ask("DELETE", f"/v1/me/sessions/{name(session)}")
 
     async def erase_me(self, password: str) -> None:
         """Erase oneself, for good."""
@@ -135,14 +144,15 @@ class Door:
         finally:
             await http.close()
 
-    async def register(self, called: str, password: str, email: str = "", invite: str = "") -> str:
-        """Make a user; its id."""
-        body = schema.RegisterBody(called, password, email, invite)
+    async def register(self, called: str, password: str, email: str = "", invite: str = "", human: str = "") -> str:
+        """Make a user; its id. `human`: what the check for humans gave, where the hive wants it."""
+        body = schema.RegisterBody(called, password, email, invite, human)
         return _registered_of(await self._post("/v1/auth/register", body)).user
 
-    async def log_in(self, called: str, password: str) -> schema.TokensAnswer:
+    async def log_in(self, called: str, password: str, human: str = "") -> schema.TokensAnswer:
         """Begin a session."""
-        return _tokens_of(await self._post("/v1/auth/login", schema.LoginBody(called, password)))
+        body = schema.LoginBody(called, password, human=human)
+        return _tokens_of(await self._post("/v1/auth/login", body))
 
     async def refresh(self, token: str) -> schema.TokensAnswer:
         """The next tokens of a session; `token` is used up."""
@@ -152,9 +162,9 @@ class Door:
         """End the session of a refresh token."""
         await self._post("/v1/auth/logout", schema.RefreshBody(token))
 
-    async def request_reset(self, email: str) -> None:
+    async def request_reset(self, email: str, human: str = "") -> None:
         """Have a link sent that sets a password."""
-        await self._post("/v1/auth/reset-request", schema.MailBody(email))
+        await self._post("/v1/auth/reset-request", schema.MailBody(email, human))
 
     async def reset(self, token: str, password: str) -> str:
         """Set a password with a one-time token; whose."""
