@@ -190,7 +190,10 @@ async def test_guessing_is_counted_for_all_processes_together(
 
 async def test_registrations_from_one_address_are_few(here: Town) -> None:
     ends = await asyncio.gather(
-        *(here.host.people.register(f"somebody{n}", PASSWORD, address="10.0.0.9") for n in range(REGISTRATIONS_MAX + 3)),
+        *(
+            here.host.people.register(f"somebody{n}", PASSWORD, address="10.0.0.9")
+            for n in range(REGISTRATIONS_MAX + 3)
+        ),
         return_exceptions=True,
     )
     assert sum(isinstance(end, Throttled) for end in ends) == 3, [repr(end) for end in ends]
