@@ -2,15 +2,13 @@
 
 import contextlib
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.integration.test_cli_hive import LIMIT_S, ROOT, Hive
+from tests.integration.test_cli_hive import Hive
 
 VALUE = "swordfish-4711-tango"
 
@@ -43,20 +41,20 @@ def test_a_task_waits_for_its_secret_and_gets_it(hive: Hive) -> None:
     code, _, err = hive.ctl("secret", "set", "TOKEN", input=f"{VALUE}\n".encode())
     assert code == 0, err
     with postgres_stands_still(hive):
-        words = ("submit", "--wait", "--secret", "TOKEN", "--", "sh", "-c", 'printf "$TOKEN"')
-        whole = [sys.executable, "-m", "services.cli.main", *words]
-        waiting = subprocess.Popen(whole, env=hive.environ, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        job = hive.ok("submit", "--quiet", "--secret", "TOKEN", "--", "sh", "-c", 'printf "$TOKEN"').strip()
 
-        def leased() -> bool:
-            jobs = json.loads(hive.ok("jobs", "--json"))
-            return any(job["leased"] == 1 for job in jobs)
+        def now() -> dict[str, object]:
+            return json.loads(hive.ok("job", "show", job, "--json"))
 
-        hive.until("a worker has the task", leased)
+        hive.until("a worker has the task", lambda: now()["leased"] == 1)
         # Nothing without the value: it neither started nor failed, and other work goes on.
-        assert hive.ok("submit", "--wait", "--", "echo", "meanwhile") == "meanwhile\n"
-        assert leased()
-    out, err = waiting.communicate(timeout=LIMIT_S)
-    assert (waiting.returncode, out.decode()) == (0, VALUE), err
+        other = hive.ok("submit", "--quiet", "--", "true").strip()
+        hive.until(
+            "other work is done", lambda: json.loads(hive.ok("job", "show", other, "--json"))["state"] == "succeeded"
+        )
+        assert now()["leased"] == 1
+    hive.until("it is done", lambda: now()["state"] == "succeeded")
+    assert hive.ok("job", "logs", job) == VALUE
     files = [path for path in (hive.folder / "nats").rglob("*") if path.is_file()]
     assert files
     assert not any(VALUE.encode() in path.read_bytes() for path in files), "the log does not know it"
