@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import psutil
@@ -22,7 +22,7 @@ def hive(tmp_path: Path) -> Iterator[Hive]:
 
 
 @contextlib.contextmanager
-def postgres_stands_still(hive: Hive) -> Iterator[None]:
+def postgres_stands_still(hive: Hive) -> Generator[None]:
     """As if its machine were gone: nothing is refused, and nothing answered."""
     (pid_file,) = hive.folder.rglob("postmaster.pid")
     server = psutil.Process(int(pid_file.read_text().split()[0]))
