@@ -13,11 +13,13 @@ from collections.abc import Iterable, Iterator
 MARK = "HIVE_TASK"
 WORKER_MARK = "HIVE_WORKER"
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 TREE_MAX = 10_000
 """Processes of one task that are looked at."""
 _PR_SET_CHILD_SUBREAPER = 36
 _START_FIELD = 19
 _STATE_FIELD = 0
+_TIMES = slice(11, 15)
 
 
 def adopt_orphans(on: bool) -> bool:
@@ -81,6 +83,12 @@ def started(pid: int) -> int:
     """When a process started, in clock ticks since boot: with its pid, it names it for good. 0 when it is gone."""
     fields = stat_fields(pid)
     return int(fields[_START_FIELD]) if len(fields) > _START_FIELD else 0
+
+
+def cpu_ms(pid: int) -> int:
+    """The CPU time of a live process and of those below it that it waited for; 0 when it is gone."""
+    fields = stat_fields(pid)
+    return sum(map(int, fields[_TIMES])) * 1000 // TICKS_PER_S if len(fields) > _START_FIELD else 0
 
 
 def is_dead(pid: int) -> bool:

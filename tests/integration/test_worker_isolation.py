@@ -53,6 +53,13 @@ async def test_folder_inputs_results_and_environment(rig: Rig) -> None:
     assert rig.shelf.blobs[ended.details[0].results[0].digest] == b"out\n"
 
 
+async def test_its_use_is_measured(rig: Rig) -> None:
+    work = "x = bytearray(300_000_000)\nfor i in range(10_000_000): pass"
+    (detail,) = (await rig.pool.ended(rig.pool.run([0, 0], TaskText(command=[PYTHON, "-c", work])))).details
+    assert 100 < detail.cpu_ms <= detail.wall_ms * 1.5
+    assert 50_000_000 < detail.memory_avg <= detail.memory_peak
+
+
 async def test_exit_codes_and_signals(rig: Rig) -> None:
     assert (await rig.pool.ended(rig.pool.sh("exit 9"))).code == 9
     assert (await rig.pool.ended(rig.pool.sh("kill -9 $$"))).code == 137

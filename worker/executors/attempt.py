@@ -24,6 +24,7 @@ class Process:
     __slots__ = (
         "began",
         "box",
+        "cpu_ms",
         "end",
         "grace",
         "key",
@@ -44,7 +45,7 @@ class Process:
         self.order, self.key, self.pid, self.pidfd, self.pipes, self.began = order, key, pid, pidfd, pipes, began
         self.started_at = time.time_ns() // 1_000_000
         self.watched = False
-        self.peak = 0
+        self.peak = self.cpu_ms = 0
         self.memory = Mean(began)
         self.looks_at = began + YOUNG_S
         self.end: AttemptEnd | None = None

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import structlog
 
-CONTROLLERS = ("memory", "pids", "cpu")
+CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
+"""Those that are there; version 2 counts CPU time without a controller."""
 PERIOD_US = 100_000
 QUOTA_US_MIN = 1000
 REMOVE_TRIES, REMOVE_PAUSE_S = 50, 0.005
@@ -95,6 +96,19 @@ class Cgroups:
         file = "memory.peak" if self.version == 2 else "memory.max_usage_in_bytes"
         with contextlib.suppress(OSError, ValueError, KeyError):
             return int((self._bases["memory"] / name / file).read_text())
+        return 0
+
+    def memory_now(self, name: str) -> int:
+        """The memory in bytes that the group's processes have to themselves now, without files that are cached."""
+        base = self._bases.get("memory")
+        return _count(base / name / "memory.stat", "anon" if self.version == 2 else "total_rss") if base else 0
+
+    def cpu_ms(self, name: str) -> int:
+        """The CPU time that the group used; 0: not known."""
+        if self.version == 2:
+            return _count(self._folders[0] / name / "cpu.stat", "usage_usec") // 1000
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            return int((self._bases["cpuacct"] / name / "cpuacct.usage").read_text()) // 1_000_000
         return 0
 
     def pids(self, name: str) -> list[int]:

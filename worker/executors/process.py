@@ -272,6 +272,7 @@ class ProcessExecutor:
             tree.signal_all(self._cgroups.pids(group), signal.SIGKILL)
             oom = self._cgroups.oom_kills(group) > 0
             process.peak = self._cgroups.memory_peak(group)
+            process.cpu_ms = max(process.cpu_ms, self._cgroups.cpu_ms(group))
         self._leave_group(process.key, box)
         self._drop(process)
         code = os.waitstatus_to_exitcode(status)
@@ -279,7 +280,8 @@ class ProcessExecutor:
             code = -signal.SIGKILL  # bubblewrap tells of it as a shell does
         ran = Ran(process.order, process.key[1], process.end or "exit", code if code >= 0 else SIGNAL_BASE - code)
         ran.started_at, ran.wall_ms = process.started_at, round(wall * 1000)
-        ran.cpu_ms = round((used.ru_utime + used.ru_stime) * 1000)
+        # What bubblewrap did not wait for is not in what the kernel tells of it.
+        ran.cpu_ms = max(process.cpu_ms, round((used.ru_utime + used.ru_stime) * 1000))
         ran.memory_peak = self._peak(process, used.ru_maxrss * 1024)
         ran.memory_avg = process.memory.over(now)
         ran.reason = process.reason
@@ -332,8 +334,10 @@ class ProcessExecutor:
             self._loop.run_in_executor(None, self._cgroups.remove, group_of(*key))
 
     def _measure(self, process: Process) -> None:
-        if process.box is not None and process.box.cgroup:
-            return  # the kernel does
+        if process.box is not None and process.box.cgroup and self._cgroups is not None:
+            # The kernel holds it to its limit.
+            process.memory.saw(self._cgroups.memory_now(group_of(*process.key)), self._loop.time())
+            return
         pids = tree.descendants(process.pid)
         pids += self._orphans.of(process.key)
         if len(pids) == 1:
@@ -343,6 +347,8 @@ class ProcessExecutor:
             now = sum(map(tree.rss, pids))
             process.peak = max(process.peak, now)
         process.memory.saw(now, self._loop.time())
+        if process.box is not None:
+            process.cpu_ms = max(process.cpu_ms, sum(map(tree.cpu_ms, pids)))
         limit = process.order.memory_bytes
         if limit and now > limit and process.end is None:
             process.end = "oom"
