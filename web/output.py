@@ -5,28 +5,26 @@ that all have ended, but not more of one task out of many. What it does not know
 """
 
 import asyncio
-import base64
 import contextlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from time import monotonic
-from typing import Literal, TypeAlias
-
-import msgspec
+from typing import TypeAlias
 
 from events.base import JobId
 from events.masking import unmask
 from events.spec import TaskText
-from infra.outputs import READ_BYTES_MAX, Outputs, frames
+from infra.outputs import EMIT, READ_BYTES_MAX, STDERR, STDOUT, Outputs, frames
 from projections.board_state import Guess
 from projections.rows import ENDED_STATES, JobRow, TaskRow
 from services.reads import ReadsUnavailable
 from web.core import Core
 from web.problems import bad_field, unavailable
-from web.schema import Began, Ended, Printed, Problem
-from web.stream import PING, PING_S, message
+from web.schema import Began, Ended, Problem
+from web.stream import PING_S
+from web.telling import Found, Telling
 
-READ_BYTES = 256 * 1024
+READ_BYTES = 1024 * 1024
 LOOK_S = 0.1
 """How long what the tables say of a task is believed, however often its job changes."""
 AWAY_S = 1.0
@@ -42,8 +40,6 @@ MOVED_S = 0.02
 Streams: TypeAlias = frozenset[int]
 Attempt: TypeAlias = tuple[JobId, int, int]
 _PLACE = re.compile(r"(\d{1,18})-(\d{1,18})\Z")
-_NAMES: dict[int, Literal["stdout", "stderr", "mark", "emit"]] = {0: "mark", 1: "stdout", 2: "stderr", 3: "emit"}
-_encode = msgspec.json.Encoder().encode
 
 
 def place_of(text: str) -> tuple[int, int]:
@@ -140,6 +136,10 @@ class _Follow:
         if self._guess != "unknown" or self._printed > self.lease:
             self._known_at = monotonic()
 
+    def here(self) -> str:
+        """Its place, as ids say it."""
+        return f"{self.lease}-{self.offset}"
+
     def given_up(self) -> bool:
         """Whether it was not known for too long how the task is."""
         return bool(self._away) and monotonic() - self._known_at > AWAY_S_MAX
@@ -209,13 +209,21 @@ class _Follow:
 
 
 async def follow_output(
-    core: Core, job: JobId, text: TaskText, index: int, streams: Streams, lease: int, offset: int, follow: bool
+    core: Core,
+    job: JobId,
+    text: TaskText,
+    index: int,
+    streams: Streams,
+    lease: int,
+    offset: int,
+    follow: bool,
+    telling: Telling,
 ) -> AsyncGenerator[bytes]:
-    """Server-sent events of what the task prints."""
+    """What the task prints, as it comes."""
     with contextlib.closing(_Follow(core, job, text, index, lease, offset)) as place:
         spoke = monotonic()
         announced = False
-        yield PING
+        yield telling.ping()
         while True:
             await place.look()
             if not place.lease:
@@ -223,11 +231,11 @@ async def follow_output(
                 place.lease = (leases[0] if follow else leases[-1]) if leases else place.latest()
             if place.lease and not announced:
                 announced = True
-                yield _announce(place)
+                yield telling.event("attempt", _began(place), place.here())
             over = place.attempt_over()
             async for found in read_frames(core.outputs, (job, index, place.lease), place.offset):
                 place.offset = found[-1][3]
-                if told := _told(found, streams, place.lease):
+                if told := telling.printed(_wanted(found, streams), place.lease):
                     spoke = monotonic()
                     yield told
             if not follow:
@@ -239,29 +247,23 @@ async def follow_output(
                     place.lease, place.offset, place.promised_at, announced = min(following), 0, 0.0, False
                     continue
                 if ended := place.end():
-                    yield message(_encode(ended), f"{place.lease}-{place.offset}", "end")
+                    yield telling.event("end", ended, place.here())
                     return
             if place.given_up():
-                yield message(_encode(place.problem()), f"{place.lease}-{place.offset}", "problem")
+                yield telling.event("problem", place.problem(), place.here())
                 return
             await place.wait()
             if monotonic() - spoke >= PING_S:
                 spoke = monotonic()
-                yield PING
+                yield telling.ping()
 
 
-def _announce(place: _Follow) -> bytes:
+def _began(place: _Follow) -> Began:
     task = place.task
     known = task is not None and task.lease == place.lease
-    began = Began(place.lease, task.attempt, task.worker) if known and task else Began(place.lease, 0, "")
-    return message(_encode(began), f"{place.lease}-{place.offset}", "attempt")
+    return Began(place.lease, task.attempt, task.worker) if known and task else Began(place.lease, 0, "")
 
 
-def _told(found: list[tuple[int, int, bytes, int]], streams: Streams, lease: int) -> bytes:
-    return b"".join(
-        message(
-            _encode(Printed(_NAMES.get(stream, "mark"), at, base64.b64encode(payload).decode())), f"{lease}-{after}"
-        )
-        for stream, at, payload, after in found
-        if (stream in streams or stream not in (1, 2, 3)) and payload
-    )
+def _wanted(found: Found, streams: Streams) -> Found:
+    """The frames of these streams, and marks."""
+    return [one for one in found if (one[0] in streams or one[0] not in (STDOUT, STDERR, EMIT)) and one[2]]

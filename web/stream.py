@@ -47,15 +47,20 @@ def message(data: bytes, id: str = "", event: str = "") -> bytes:
     return b"%sdata: %s\n\n" % (head.encode(), data)
 
 
-class EventStream:
-    """An ASGI answer of server-sent events out of `pieces`, which yields at least every PING_S."""
+EVENTS = "text/event-stream; charset=utf-8"
 
-    def __init__(self, pieces: AsyncGenerator[bytes]) -> None:
-        self._pieces = pieces
+
+class EventStream:
+    """An ASGI answer of server-sent events, or of another `content_type`, out of `pieces`, which yields at least every
+    PING_S.
+    """
+
+    def __init__(self, pieces: AsyncGenerator[bytes], content_type: str = EVENTS) -> None:
+        self._pieces, self._content_type = pieces, content_type
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until there is no more, the client is gone, or the server stops."""
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
+        headers = [(b"content-type", self._content_type.encode()), (b"cache-control", b"no-store")]
         headers.append((b"x-accel-buffering", b"no"))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         closing = closing_of(cast(Any, scope)["litestar_app"])
@@ -73,6 +78,8 @@ class EventStream:
                 task.cancel()
             await asyncio.gather(*watched, return_exceptions=True)
             await self._pieces.aclose()
+        if self._content_type != EVENTS:
+            last = b""  # comments are the events' own
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(1.0):
                 await send({"type": "http.response.body", "body": last, "more_body": False})

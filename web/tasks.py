@@ -24,6 +24,7 @@ from web.output import Streams, all_bytes, follow_output, place_of
 from web.params import LIMIT, CoreArg, Limit, MinPosition, at_least, problems
 from web.problems import Failed, bad_field, not_found
 from web.stream import BytesStream, EventStream
+from web.telling import FRAMES, Events, Frames
 
 LEASES_SHOWN_MAX = 5
 _emitted_of = msgspec.json.Decoder(list[schema.Emitted]).decode
@@ -75,7 +76,8 @@ async def list_tasks(
     description="Bytes; with `Accept: text/event-stream` live events: `attempt` when an attempt begins, one without a"
     ' name for each piece ({"stream","at","data"}, data in base64), `end` when the task has ended'
     ' ({"state","end","code","reason"}); `problem` when the stream cannot go on, with a problem document. Ids say where'
-    " to go on after a break.",
+    f" to go on after a break. With `Accept: {FRAMES}` the same as frames: stream (1 stdout, 2 stderr, 3 emitted, 0 a mark,"
+    " 255 JSON with event, id and data), length and time (ms) as 1, 4 and 8 bytes, big-endian, then the bytes.",
     media_type="application/octet-stream",
     responses={
         200: ResponseSpec(
@@ -109,8 +111,11 @@ async def output(
         await _check_attempt(core, job, index, attempt_lease)
     lease, start = place_of(last_event_id) if last_event_id else (attempt_lease, offset)
     await _check_place(core, job, index, lease, start, "Last-Event-ID" if last_event_id else "offset")
-    if "text/event-stream" in request.headers.get("accept", ""):
-        return EventStream(follow_output(core, job, text, index, STREAMS[stream], lease, start, follow))
+    accept = request.headers.get("accept", "")
+    if FRAMES in accept or "text/event-stream" in accept:
+        telling = Frames() if FRAMES in accept else Events()
+        told = follow_output(core, job, text, index, STREAMS[stream], lease, start, follow, telling)
+        return EventStream(told, telling.content_type)
     return await _bytes(core, job, index, STREAMS[stream], lease, start)
 
 

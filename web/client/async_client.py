@@ -1,7 +1,6 @@
 """The client for asyncio."""
 
 import asyncio
-import base64
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from infra.folder import Folder
 from infra.tls import Trust
 from projections.rows import TaskState
 from web import schema
-from web.client import address, batch, codec, files, folders, streams
+from web.client import address, batch, codec, files, folders, frames, streams
 from web.client import results as fetching
 from web.client.access import AsyncAccess
 from web.client.errors import JobFailed, Refused
@@ -233,10 +232,10 @@ class AsyncHive:
         """
         path = f"/v1/jobs/{codec.name(id_of(job))}/tasks/{index}/output"
         query: Query = [("stream", stream), ("follow", codec.flag(follow))]
-        async for event in streams.follow(self._http, path, query, end="end" if follow else ""):
-            if event.data and not event.event:
-                printed = codec.printed_of(event.data)
-                yield Piece(printed.stream, base64.b64decode(printed.data), printed.at)
+        end = "end" if follow else ""
+        async for _, pieces in streams.follow_as(self._http, path, query, end, frames.ACCEPT, frames.frames):
+            for piece in pieces:
+                yield piece
 
     async def output(self, job: AnyJob, index: int = 0, *, stream: Stream | str = "stdout") -> bytes:
         """All that a task printed, once it has ended."""

@@ -20,7 +20,6 @@ enrol_of = msgspec.json.Decoder(schema.EnrolAnswer).decode
 status_of = msgspec.json.Decoder(schema.Status).decode
 shown_of = msgspec.json.Decoder(list[schema.Shown]).decode
 emitted_of = msgspec.json.Decoder(list[schema.Emitted]).decode
-printed_of = msgspec.json.Decoder(schema.Printed).decode
 
 
 def name(text: str) -> str:

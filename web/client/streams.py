@@ -1,7 +1,10 @@
 """Follows a stream of server-sent events, and comes back to it after a break where it was."""
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from typing import TypeVar
+
+from aiohttp import StreamReader
 
 from web.client.errors import Broken, Unavailable, of_answer
 from web.client.http import BROKEN, Http, Query, Retry, unreachable
@@ -13,22 +16,49 @@ rarely.
 """
 
 
+Told = TypeVar("Told")
+EVENTS = "text/event-stream"
+
+
 async def follow(http: Http, path: str, query: Query, end: str | None) -> AsyncGenerator[Sse]:
-    """The events. `end` names the one after which nothing comes; "": the stream just ends; None: it never does.
+    """The server-sent events; see `follow_as`."""
+
+    async def read(content: StreamReader) -> AsyncGenerator[tuple[Sse, None]]:
+        async for event in events(content):
+            yield event, None
+
+    async for event, _ in follow_as(http, path, query, end, EVENTS, read):
+        yield event
+
+
+async def follow_as(
+    http: Http,
+    path: str,
+    query: Query,
+    end: str | None,
+    accept: str,
+    read: Callable[[StreamReader], AsyncGenerator[tuple[Sse, Told]]],
+) -> AsyncGenerator[tuple[Sse, Told]]:
+    """What `read` finds in an answer of the type `accept`. `end` names the event after which nothing comes; "": the stream
+    just ends; None: it never does.
 
     Raises HiveError: Unavailable when it could not be read for long.
     """
     retry = Retry(http)
     last = ""
     while True:
-        headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last} if last else {})}
+        headers = {"Accept": accept, **({"Last-Event-ID": last} if last else {})}
         began, before = time.monotonic(), last
         try:
             async with http.stream(path, query, headers) as answer:
-                async for event in events(answer.content):
+                if answer.content_type != accept:
+                    raise Broken(
+                        f"the hive answered with {answer.content_type}, not {accept}", remedy="update the older one"
+                    )
+                async for event, told in read(answer.content):
                     if event.event == "problem":
                         raise of_answer(0, event.data)
-                    yield event
+                    yield event, told
                     last = event.id or last
                     if end and event.event == end:
                         return
