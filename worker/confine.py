@@ -130,7 +130,8 @@ class Confiner:
         network = "hosts" if text.hosts else text.network or ("full" if self.rules.full else "none")
         self._check("process", network, text.hosts)
         user = self._user(folder)
-        prefix = machine.sandbox.prefix(folder, text.cwd, network, user, text.pids or PIDS_DEFAULT)
+        devices = bubblewrap.gpu_devices() if order.gpus else []
+        prefix = machine.sandbox.prefix(folder, text.cwd, network, user, text.pids or PIDS_DEFAULT, devices)
         return Box(
             HOME, user, network, prefix, machine.sandbox.guards, bool(machine.cgroup), text.pids or PIDS_DEFAULT,
             order.memory_bytes,

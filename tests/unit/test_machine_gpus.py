@@ -1,9 +1,15 @@
 """The worker's machine and its GPUs: a task waits for its own, and the platform hears when others take them."""
 
+from pathlib import Path
+
+import pytest
+
 from events.hardware import Gpu
 from events.protocol import Hello, Orders
 from events.worker import Capacity
 from tests.machine_support import done, order, starts, told
+from worker.confine import Confiner, Machine, Rules
+from worker.executors.bubblewrap import Sandbox
 from worker.gpus import TOLD_MIB, environment
 from worker.machine import step
 from worker.messages import GpusUsable, Ordered, Repoll, Save, Stop
@@ -70,3 +76,13 @@ def test_a_task_sees_its_gpus_and_no_other() -> None:
         "CUDA_VISIBLE_DEVICES": "GPU-1,GPU-0", "NVIDIA_VISIBLE_DEVICES": "GPU-1,GPU-0", "HIVE_GPUS": "2",
     }  # fmt: skip
     assert environment(order(1, [0, 0])) == {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}
+
+
+def test_only_a_task_with_gpus_finds_them_in_its_box(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("worker.executors.bubblewrap.gpu_devices", lambda: ["/dev/nvidia0", "/dev/nvidiactl"])
+    confiner = Confiner("w1", Rules(), Machine(Sandbox("/usr/bin/bwrap", ())), 0)
+    mine = confiner.box(order(1, [0, 0], gpus=["GPU-0"], gpus_milli=1000), str(tmp_path))
+    others = confiner.box(order(1, [0, 0]), str(tmp_path))
+    assert mine is not None and others is not None
+    assert " ".join(mine.prefix).count("--dev-bind-try /dev/nvidia0 /dev/nvidia0 --dev-bind-try /dev/nvidiactl") == 1
+    assert not any("nvidia" in word for word in others.prefix)

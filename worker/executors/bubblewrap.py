@@ -6,12 +6,13 @@ namespace. The task's environment is read from a file inside of the box, when no
 any more: what a user names LD_PRELOAD must not be loaded by what makes the box.
 """
 
+import glob
 import os
 import shlex
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -47,10 +48,14 @@ class Sandbox(msgspec.Struct, frozen=True):
         """How many processes of a task's tree are bubblewrap's."""
         return GUARDS
 
-    def prefix(self, folder: str, cwd: str, network: str, user: int, pids: int) -> list[str]:
-        """What goes before a task's arguments, so that it runs in `folder` as `user` (-1: as we are)."""
+    def prefix(
+        self, folder: str, cwd: str, network: str, user: int, pids: int, devices: Sequence[str] = ()
+    ) -> list[str]:
+        """What goes before a task's arguments, so that it runs in `folder` as `user` (-1: as we are), and has `devices`."""
         args = [self.program, *self.binds, "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
         args += ["--hostname", "task", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/var/tmp"]
+        for device in devices:
+            args += ["--dev-bind-try", device, device]
         args += ["--bind", folder, HOME, "--chdir", f"{HOME}/{cwd}" if cwd else HOME]
         if network != "full":
             args.append("--unshare-net")
@@ -69,6 +74,11 @@ class Sandbox(msgspec.Struct, frozen=True):
                 "--",
             ]
         return [*args, "/bin/sh", "-c", _INSIDE.format(pids=pids), "sh"]
+
+
+def gpu_devices() -> list[str]:
+    """What a process needs of /dev to use NVIDIA's GPUs. All of them: which ones are its own, its environment says."""
+    return sorted(glob.glob("/dev/nvidia*"))
 
 
 def environment(env: Mapping[str, str]) -> bytes:
