@@ -72,6 +72,9 @@ class TaskText(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     disk: int = 0
     pids: int = 0
     swap: int = 0
+    gpus: float = 0.0
+    gpu_memory: int = 0
+    gpu_model: str = ""
 
 
 class RetrySpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
@@ -263,6 +266,7 @@ def text_of(spec: JobSpec) -> TaskText:
     return TaskText(
         spec.command, spec.name, spec.labels, spec.env, spec.cwd, spec.image, spec.inputs, spec.each, spec.results,
         secrets, spec.params, spec.commands, spec.entry, spec.pull, spec.network, spec.hosts, spec.disk, spec.pids, spec.swap,
+        spec.gpus, spec.gpu_memory, spec.gpu_model,
     )  # fmt: skip
 
 

@@ -226,6 +226,7 @@ def job_view(row: JobRow, keys: Keys, full: bool) -> schema.Job:
         shown.inputs, shown.each, shown.results, erased, shown.secrets, shown.params,
         shown.commands,
         shown.entry, shown.pull, shown.network, shown.hosts, shown.disk, shown.pids, shown.swap,
+        shown.gpus, shown.gpu_memory, shown.gpu_model,
     )  # fmt: skip
 
 

@@ -117,6 +117,9 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     disk: int = 0
     pids: int = 0
     swap: int = 0
+    gpus: float = 0.0
+    gpu_memory: int = 0
+    gpu_model: str = ""
 
 
 class JobsAnswer(msgspec.Struct, frozen=True, gc=False):

@@ -118,6 +118,9 @@ def job_facts(job: "Job") -> list[tuple[str, str]]:
     tasks = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
     needs = f"{job.cpus:g} CPU" + (f", {size_text(job.memory)}" if job.memory else "")
     needs += (f", {size_text(job.disk)} of disk" if job.disk else "") + (f", {job.pids} processes" if job.pids else "")
+    if job.gpus:
+        needs += f", {job.gpus:g} GPU" + (f" {job.gpu_model}" if job.gpu_model else "")
+        needs += f" with {size_text(job.gpu_memory)}" if job.gpu_memory else ""
     return [
         ("job", job.job),
         ("name", job.name),
