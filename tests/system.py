@@ -83,11 +83,11 @@ class System:
             raise SystemFailed(f"no control plane runs:\n{self.tail()}")
         return running.url
 
-    def agent(self, name: str, cpus: int = 2) -> "subprocess.Popen[bytes]":
-        """Start (again) the worker `name`."""
+    def agent(self, name: str, cpus: int = 2, *more: str) -> "subprocess.Popen[bytes]":
+        """Start (again) the worker `name`, with `more` options."""
         state = str(self.folder.path("agents", name))
         environ = {"HIVE_URL": self.url()} if self.folder.running() else {}
-        words = ("--name", name, "--state", state, "--cpus", str(cpus), "--isolation", "none")
+        words = ("--name", name, "--state", state, "--cpus", str(cpus), "--isolation", "none", *more)
         process = self.spawn("worker", "run", *words, environ=environ)
         self.agents[name] = process
         return process

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TypeAlias
 
-from events.base import runs_of
+from events.base import Runs, runs_of
 from events.job import JobHeld, JobRunnable
 from events.needs import offers
 from events.task import TasksDue, TasksLeased
@@ -106,23 +106,24 @@ def place(state: Pool, command: Place) -> list[TasksLeased]:
         count = min(room.fits(job), job.ready)
         for tasks, attempt in _pick(state, job, worker, count):
             room.take(job, len(tasks))
-            for some, gpus in _dealt(room, job, tasks):
-                number += 1
-                runs = [some[0], some[-1]] if isinstance(some, range) else runs_of(some)
-                facts.append(TasksLeased(job.id, runs, number, worker.id, attempt, gpus))
+            if job.gpu[0]:
+                for gpus, runs in _dealt(room, job, tasks):
+                    number += 1
+                    facts.append(TasksLeased(job.id, runs, number, worker.id, attempt, gpus))
+                continue
+            number += 1
+            runs = [tasks[0], tasks[-1]] if isinstance(tasks, range) else runs_of(tasks)
+            facts.append(TasksLeased(job.id, runs, number, worker.id, attempt))
         if len(facts) >= LEASES_PER_PLACE_MAX:
             break
     return facts
 
 
-def _dealt(room: Room, job: Job, tasks: range | list[int]) -> Iterator[tuple[range | list[int], list[str]]]:
-    """The tasks by the GPUs that they go on."""
-    if not job.gpu[0]:
-        yield tasks, []
-        return
+def _dealt(room: Room, job: Job, tasks: range | list[int]) -> Iterator[tuple[list[str], Runs]]:
+    """GPUs, and which of the tasks go on them."""
     at = 0
     for gpus, count in room.devices.deal(job.gpu, len(tasks)):
-        yield tasks[at : at + count], gpus
+        yield gpus, runs_of(tasks[at : at + count])
         at += count
 
 
