@@ -99,10 +99,6 @@ class LedgerLed(LedgerEvent, tag="ledger.writer_led"):
     version: str = ""
 
 
-class LedgerRead(LedgerEvent, tag="ledger.read"):
-    """The ledger followed other subjects up to where its message's `read` says, and nothing came of it."""
-
-
 class TransferEvent(Event):
     """Every fact about a transfer names it first. An id is used once, for ever."""
 
@@ -354,11 +350,13 @@ class DisputeEvent(Event):
 
 
 class DisputeOpened(DisputeEvent, tag="dispute.opened"):
-    """A user holds that the transfer, charge or reward `cites` is wrong."""
+    """A user holds that the transfer, charge or reward `cites` is wrong, by which `amount` went to `against`."""
 
     user: UserId
     cites: str
     reason: Sealed | None = None
+    amount: int = 0
+    against: AccountId = ""
 
 
 class DisputeRuled(DisputeEvent, tag="dispute.ruled"):
@@ -371,7 +369,6 @@ class DisputeRuled(DisputeEvent, tag="dispute.ruled"):
 
 AnyLedgerEvent = (
     LedgerLed
-    | LedgerRead
     | TransferPosted
     | TransferPending
     | TransferVoided

@@ -58,6 +58,8 @@ class Index:
         self._sorted_path = path.absolute()
         self._recent_path = self._sorted_path.with_name(path.name + "-recent")
         self._overlay: Notes = {}
+        self._absent: set[str] = set()
+        """Ids that the sorted file does not have, as `prefetch` saw since the last commit."""
         self._thread: threading.Thread | None = None
         self._merging = False
         self._failed: Exception | None = None
@@ -146,13 +148,24 @@ class Index:
                         found[id] = Known(_text(note[0]), state)
                         break
             else:
-                below.append(id)
+                if id not in self._absent:
+                    below.append(id)
         for at in range(0, len(below), LOOKUP_MAX):
             for id, digest, state in self._read(below[at : at + LOOKUP_MAX]):
                 found[id] = Known(_text(digest), states.get(id, state))
         for id in states.keys() - found.keys():
             found[id] = Known("", states[id])
         return found
+
+    def prefetch(self, ids: Iterable[str]) -> None:
+        """Look at many ids at once, so that `lookup` of each of them need not ask the sorted file when it has none: what
+        is noted meanwhile is in memory until after the next commit. Raises IndexBroken.
+        """
+        wanted = [id for id in ids if id not in self._absent]
+        for at in range(0, len(wanted), LOOKUP_MAX):
+            part = wanted[at : at + LOOKUP_MAX]
+            self._absent.update(part)
+            self._absent.difference_update(id for id, _, _ in self._read(part))
 
     def _read(self, ids: list[str]) -> list[tuple[str, Packed, str]]:
         marks = ",".join("?" * len(ids))
@@ -168,12 +181,14 @@ class Index:
     def discard(self) -> None:
         """Forget what was noted since the last commit."""
         self._overlay = {}
+        self._absent.clear()
 
     def commit(self, position: int) -> None:
         """Write what was noted, and that it stands for the log up to `position`, in one transaction.
 
         Durable at the next checkpoint: after a power cut the index may be older, never torn. Raises IndexBroken.
         """
+        self._absent.clear()
         self._after_merge()
         notes, db = self._notes[self._current], self._recent
         try:
@@ -268,6 +283,7 @@ class Index:
             for suffix in ("", "-wal", "-shm"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
         self._overlay = {}
+        self._absent.clear()
         self._open()
 
     def close(self) -> None:

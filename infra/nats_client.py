@@ -159,7 +159,14 @@ class NatsClient:
             block = b"%s\r\n%s\r\n" % (HEADERS_LINE, lines.encode())
             sizes = len(block), len(block) + len(data)
             line = b"HPUB %s %s %d %d\r\n%s%s\r\n" % (subject.encode(), reply.encode(), *sizes, block, data)
-        self._socket.write(line)
+        self._write(line)
+
+    def _write(self, line: bytes) -> None:
+        """Write; over a connection that has just ended, into nothing: who waits for an answer is told at once."""
+        try:
+            self._socket.write(line)
+        except RuntimeError:  # uvloop's, when nobody has told us yet that the socket is closed
+            self.closed.set()
 
     async def drained(self) -> None:
         """Wait while much is unsent. Raises NatsError."""
@@ -173,13 +180,13 @@ class NatsClient:
         # Written like messages: nats-py would let the flush's PING overtake it.
         self._subscribed += 1
         self._nats.callbacks[self._subscribed] = callback
-        self._socket.write(b"SUB %s %d\r\n" % (subject.encode(), self._subscribed))
+        self._write(b"SUB %s %d\r\n" % (subject.encode(), self._subscribed))
         return self._subscribed
 
     def unsubscribe(self, number: int) -> None:
         """End a subscription; harmless when it or the connection is over."""
         if self._nats.callbacks.pop(number, None) is not None:
-            self._socket.write(b"UNSUB %d\r\n" % number)
+            self._write(b"UNSUB %d\r\n" % number)
 
     async def flush(self) -> None:
         """Return once the server has dealt with everything sent so far. Raises NatsError."""

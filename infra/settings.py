@@ -26,6 +26,8 @@ NOT_NEGATIVE = (
     "disk_low_bytes", "disk_min_bytes", "requests_per_min_max", "open_jobs_max", "queued_tasks_max", "upload_bytes_max",
     "report_archive_bytes_max",
 )  # fmt: skip
+CAPPED = {"supply_cap_cpt": 1_000_000_000, "sign_up_grant_cpt": 1_000_000_000}
+"""A thousand million CPT, in millionths, are still exact as a JSON number everywhere."""
 ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
 NATS_URL = re.compile(r"(tls|wss)://[^\s,/]+(/[^\s,]*)?")
 TYPO_LIKENESS = 0.8
@@ -76,6 +78,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How many tasks of each user may wait for a worker."""
     upload_bytes_max: int = 0
     """The largest blob that each user may upload."""
+    supply_cap_cpt: int = 1_000_000_000
+    """How many CPT there may be at most."""
+    sign_up_grant_cpt: int = 100
+    """CPT that each new user is given, while the supply lasts."""
     registration: Literal["open", "invite", "closed"] = "invite"
     """Who may register: anybody, whoever has an invitation, or nobody."""
     smtp_url: str = ""
@@ -141,6 +147,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError(
                 f"`report_archive_bytes_max` is {self.report_archive_bytes_max}; use {REPORT_ARCHIVE_BYTES_MIN} or more, or 0"
             )
+        for name, most in CAPPED.items():
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; use 0 to {most}")
         self._check_human_check()
         self._check_network()
 

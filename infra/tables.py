@@ -6,6 +6,7 @@ Times are ms since 1970, sizes bytes; `number` is position * 65536 + place in th
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 LOCK = 0x48495645
 """Key of the advisory lock under which builds are made and switched."""
@@ -137,7 +138,28 @@ WORKER_HISTORY = Table(
 )
 """What befell the workers."""
 
-TABLES = (JOBS, JOB_HISTORY, TASK_HISTORY, RESULTS, WORKER_HISTORY)
+ENTRIES = Table(
+    "entries",
+    (
+        ("id", "text"),
+        ("n", "bigint"),
+        ("tag", "text"),
+        ("kind", "text"),
+        ("debit", "text"),
+        ("credit", "text"),
+        ("amount", "bigint"),
+        ("at", "bigint"),
+        ("cites", "text"),
+        ("memo_key", "text"),
+        ("memo_data", "bytea"),
+        ("by", "text"),
+        ("number", "bigint"),
+    ),
+    ("id", "debit, number, n", "credit, number, n", "at"),
+)
+"""One row a posting of the ledger, in µCPT; `n` is its place in its fact."""
+
+TABLES = (JOBS, JOB_HISTORY, TASK_HISTORY, RESULTS, WORKER_HISTORY, ENTRIES)
 
 WORKERS_VIEW = """
 CREATE VIEW read.workers AS
@@ -246,3 +268,26 @@ WHERE job = $1 AND first = ANY($2::bigint[]) AND number = ANY($3::bigint[]) AND 
 LIST_RESULTS = """
 SELECT DISTINCT ON (index, n) index, n, digest, size, files FROM read.results
 WHERE job = $1 AND (index, n) > ($2, $3) ORDER BY index, n LIMIT $4"""
+
+
+_ENTRY = 'id, n, tag, kind, debit, credit, amount, at, cites, memo_key, memo_data, "by", number'
+
+
+def list_entries(order: Literal["ASC", "DESC"] = "DESC") -> str:
+    """Postings of account $1, in one order: (number, n) beyond ($2, $3), numbers from $4 on and below $5, $6 at most."""
+    beyond = "<" if order == "DESC" else ">"
+    sides = [
+        f"(SELECT {_ENTRY} FROM read.entries WHERE {side} = $1 AND (number, n) {beyond} ($2, $3) "
+        f"AND number >= $4 AND number < $5 ORDER BY number {order}, n {order} LIMIT $6)"
+        for side in ("debit", "credit")
+    ]
+    return f"SELECT * FROM ({' UNION ALL '.join(sides)}) AS sides ORDER BY number {order}, n {order} LIMIT $6"
+
+
+FIND_ENTRIES = f"SELECT {_ENTRY} FROM read.entries WHERE id = $1 ORDER BY number, n LIMIT $2"
+SUM_ENTRIES = """
+SELECT coalesce((SELECT sum(amount) FROM read.entries WHERE credit = $1 AND number >= $2 AND number < $3), 0)::bigint,
+    coalesce((SELECT sum(amount) FROM read.entries WHERE debit = $1 AND number >= $2 AND number < $3), 0)::bigint"""
+"""What came to account $1 and what went from it, in facts with numbers from $2 on and below $3."""
+FIRST_ENTRY_SINCE = "SELECT number FROM read.entries WHERE at >= $1 ORDER BY at, number LIMIT 1"
+"""`at` never goes back from one fact to the next."""

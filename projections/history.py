@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from events.base import Event, JobId, Runs, tag_of
-from events.catalog import Decision, Message
+from events.base import Event, JobId, Runs, Sealed, tag_of
+from events.catalog import EVENTS, Decision, Message
 from events.job import JobCancelled, JobFinished, JobHeld, JobRunnable, JobSubmitted
 from events.task import (
     Detail,
@@ -82,6 +82,7 @@ class Rows:
         self.tasks: list[Row] = []
         self.results: list[Row] = []
         self.workers: list[Row] = []
+        self.entries: list[Row] = []
         self._given: dict[int, Row] = {}
 
     @property
@@ -89,7 +90,7 @@ class Rows:
         """How many rows there are to write."""
         return (
             len(self.jobs) + len(self.updates) + len(self.job_history)
-            + len(self.tasks) + len(self.results) + len(self.workers)
+            + len(self.tasks) + len(self.results) + len(self.workers) + len(self.entries)
         )  # fmt: skip
 
     def add(self, message: Message, position: int) -> None:
@@ -285,6 +286,19 @@ def _worker(rows: Rows, event: WorkerEvent, at: int, number: int, decision: Deci
     )  # fmt: skip
 
 
+def _entries(rows: Rows, event: Any, at: int, number: int, decision: Decision) -> None:
+    """A fact that moves money: a row a posting."""
+    memo: Sealed | None = getattr(event, "memo", None)
+    key, data = (memo.key, memo.data) if memo is not None else ("", b"")
+    id, tag, by = getattr(event, event.entity), tag_of(event), clean(decision.by)
+    kind, cites = getattr(event, "kind", ""), clean(getattr(event, "cites", ""))
+    for n, posting in enumerate(event.postings):
+        debit, credit = clean(posting.debit), clean(posting.credit)
+        rows.entries.append(
+            [clean(id), n, tag, kind, debit, credit, posting.amount, at, cites, clean(key), data, by, number]
+        )
+
+
 _encode = msgspec.json.Encoder().encode
 
 _KINDS: dict[type[Event], str] = {
@@ -318,5 +332,6 @@ _KEEP: dict[type[Event], Callable[[Rows, Any, int, int, Decision], None]] = {
     WorkerStopped: _worker,
     WorkerDrained: _worker,
     WorkerUndrained: _worker,
+    **{kind: _entries for kind in EVENTS if "postings" in kind.__struct_fields__},
 }
 """What leaves a row. Facts that are not here (a writer's, unknown ones) leave none."""

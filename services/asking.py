@@ -29,9 +29,12 @@ C = TypeVar("C")
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="accepted"):
-    """Done, and on disk. `existing`: it had been done before, or there was nothing to do."""
+    """Done, and on disk. `existing`: it had been done before, or there was nothing to do. `balance`: what who pays has
+    at the position of the answer, µCPT, where money moves.
+    """
 
     existing: bool = False
+    balance: int | None = None
 
 
 class RefusedAnswer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="refused"):
@@ -79,10 +82,10 @@ def command_subject(service: str) -> str:
     return f"cmd.{service}"
 
 
-def _outcome(outcome: Any) -> Outcome:
+def _outcome(outcome: Any, balance: int | None = None) -> Outcome:
     if isinstance(outcome, Refused):
         return RefusedAnswer(outcome.code, outcome.field, outcome.detail)
-    return Accepted(existing=outcome is False)
+    return Accepted(outcome is False, balance)
 
 
 class Unavailable(Exception):
@@ -91,7 +94,8 @@ class Unavailable(Exception):
 
 class AskDesk(Generic[C]):
     """Takes questions for a writer and answers them. `ask_of` reads one; `keep` says what may be decided late, after
-    this control plane took the place of another.
+    this control plane took the place of another. `balance_of` says what an accepted command's payer has; it is asked
+    when the state is what the log says up to the answer's position.
     """
 
     def __init__(
@@ -102,9 +106,10 @@ class AskDesk(Generic[C]):
         ask_of: Callable[[bytes], Ask[C]],
         keep: Callable[[C], bool] = lambda command: True,
         monotonic: Callable[[], float] = time.monotonic,
+        balance_of: Callable[[C], int | None] | None = None,
     ) -> None:
         self._link, self._service, self._writer = link, service, writer
-        self._ask_of, self._keep, self._monotonic = ask_of, keep, monotonic
+        self._ask_of, self._keep, self._balance_of, self._monotonic = ask_of, keep, balance_of, monotonic
         self._held: deque[tuple[float, Item]] = deque(maxlen=HELD_MAX)
         self._near: set[asyncio.Future[AskAnswer]] = set()
 
@@ -121,7 +126,7 @@ class AskDesk(Generic[C]):
         if len(ask.commands) > COMMANDS_PER_ASK_MAX:
             self._send(reply, Busy("malformed", f"{len(ask.commands)} commands; at most {COMMANDS_PER_ASK_MAX}"))
             return
-        item = Item(ask.commands, partial(self._answer, reply), ask.by, ask.cause, ask.trace)
+        item = Item(ask.commands, partial(self._answer, reply, ask), ask.by, ask.cause, ask.trace)
         if not self._writer.leads:
             # Whoever leads answers it. If that is nobody, it is decided here as soon as this one leads; asked twice,
             # it does nothing twice.
@@ -130,8 +135,15 @@ class AskDesk(Generic[C]):
         elif not self._writer.offer(item):
             self._send(reply, FULL)
 
-    def _answer(self, reply: str, outcomes: list[Any], position: int) -> None:
-        self._send(reply, Answer(position, [_outcome(outcome) for outcome in outcomes]))
+    def _answer(self, reply: str, ask: Ask[C], outcomes: list[Any], position: int) -> None:
+        self._send(reply, self._answer_to(ask, outcomes, position))
+
+    def _answer_to(self, ask: Ask[C], outcomes: list[Any], position: int) -> Answer:
+        balance_of = self._balance_of
+        if balance_of is None:
+            return Answer(position, [_outcome(outcome) for outcome in outcomes])
+        pairs = zip(ask.commands, outcomes, strict=True)
+        return Answer(position, [_outcome(outcome, balance_of(command)) for command, outcome in pairs])
 
     def _send(self, reply: str, answer: AskAnswer) -> None:
         if not reply:
@@ -151,7 +163,7 @@ class AskDesk(Generic[C]):
 
         def done(outcomes: list[Any], position: int) -> None:
             if not answer.done():
-                answer.set_result(Answer(position, [_outcome(outcome) for outcome in outcomes]))
+                answer.set_result(self._answer_to(ask, outcomes, position))
 
         if not self._writer.offer(Item(ask.commands, done, ask.by, ask.cause, ask.trace)):
             answer.set_result(FULL)

@@ -1,4 +1,4 @@
-"""The follower: writes the snapshots that the pool's writer and the board start from.
+"""The follower: writes the snapshots that the writers of pool and ledger and the board start from.
 
 It is a short-lived process of low priority, started when enough was written since the last snapshots. The processes
 that decide and answer never write them while they work: they would stop doing so meanwhile.
@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 
 from events import catalog
-from events.catalog import pool_subject
+from events.catalog import LEDGER_SUBJECT, pool_subject
 from events.log import Log
 from infra import settings as settings_
 from infra.connect import open_platform
@@ -24,6 +24,9 @@ from infra.logging import configure
 from infra.nats_log import JetStreamLog
 from projections.board import BOARD
 from services import board_file
+from services.ledger import model as ledger_model
+from services.ledger.snapshots import LedgerSnapshots
+from services.ledger.state import Ledger
 from services.pool import model
 from services.pool.snapshots import PoolSnapshots
 from services.pool.state import Pool
@@ -67,6 +70,25 @@ async def follow_once(log: Log, folder: Path, pool: str) -> int:
     if board.position > began[1]:
         await board_file.write(path, BOARD, board, board.origin)
     return position
+
+
+async def follow_ledger(log: Log, folder: Path) -> int:
+    """The same for the ledger, which mostly says little: so it is read by itself, from its own position."""
+    snapshots, last = LedgerSnapshots(folder), await log.last(LEDGER_SUBJECT)
+    began, state = snapshots.latest(last) or (0, Ledger())
+    at = began
+    if at >= last:
+        return at
+    async with contextlib.aclosing(log.read(LEDGER_SUBJECT, at + 1)) as batches:
+        async for batch in batches:
+            for entry in batch:
+                message = catalog.decode(entry.data)
+                ledger_model.fold(state, message)
+                at = entry.position
+            if at >= last:
+                break
+    snapshots.save(at, state)
+    return at
 
 
 class Snapshotter:
@@ -122,7 +144,9 @@ async def _main(data: Path) -> None:
     settings = settings_.load(folder.root)
     link = await open_platform(folder, settings, "hive snapshot")
     try:
-        position = await follow_once(JetStreamLog(link), folder.path("snapshots"), settings.pool)
+        log, snapshots = JetStreamLog(link), folder.path("snapshots")
+        await follow_ledger(log, snapshots)
+        position = await follow_once(log, snapshots, settings.pool)
         _log.info("snapshot.saved", position=position)
         sys.stdout.write(f"{position}\n")  # to the Snapshotter
     finally:

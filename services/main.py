@@ -7,15 +7,10 @@ The end is the same backwards. The first Ctrl-C drains the local workers, the se
 import asyncio
 import contextlib
 import gc
-import os
-import secrets
 import signal
-import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import structlog
 import uvloop
 
@@ -48,10 +43,23 @@ from services.floods import Floods
 from services.follower import Snapshotter
 from services.group import Group
 from services.hosting import NewerFormat
+from services.ledger.service import LEDGER, LedgerClient, LedgerService
+from services.ledger.view import LedgerView
 from services.local import LocalWorkers
-from services.parts import accounts_service, archive_of, core_of, limits_of, network_of, pool_service
+from services.parts import (
+    accounts_service,
+    archive_of,
+    core_of,
+    ledger_service,
+    ledger_view,
+    limits_of,
+    money_of,
+    network_of,
+    pool_service,
+)
 from services.pool.client import pool_client
 from services.pool.service import PoolService
+from services.process import CannotRun, RunOptions, Started, keep_postgres, own_name, port_in
 from services.projector import Projector
 from services.reads import Reads
 from services.shut_out import ShutOut
@@ -59,7 +67,6 @@ from web.app import create_app
 from web.core import Core
 from web.server import PortTaken, Server, check_free
 
-ROLES = frozenset({"api", "pool", "projector", "accounts"})
 EXIT_OK = 0
 SOMEBODY_S = 3.0
 NO_POSTGRES = "postgresql:///hive?host=/nonexistent"
@@ -68,31 +75,6 @@ FOLDER_LOOK_S = 0.2
 GC_THRESHOLDS = (20_000, 20, 50)
 
 _log = structlog.get_logger()
-
-
-class RunOptions(msgspec.Struct, frozen=True):
-    """What `hivectl up` and `serve` ask for. None: as the settings say."""
-
-    data: Path
-    what: str = "serve"
-    port: int | None = None
-    host: str | None = None
-    roles: frozenset[str] = ROLES
-    local_workers: int = 0
-    unsafe_durability: bool | None = None
-
-
-class Started(msgspec.Struct, frozen=True):
-    """What a started control plane tells its user. `first`: the admin key was made just now."""
-
-    url: str
-    data: Path
-    key_file: Path
-    first: bool
-
-
-class CannotRun(Exception):
-    """The control plane cannot start or go on; the text says why and what to do."""
 
 
 def run(options: RunOptions, started: Callable[[Started], None], say: Callable[[str], None]) -> int:
@@ -128,6 +110,7 @@ class ControlPlane:
         self._stop = asyncio.Event()
         self._now = asyncio.Event()
         self._exits = contextlib.AsyncExitStack()
+        self._snapshotter: Snapshotter | None = None
 
     async def run(self) -> int:
         """Start everything, wait to be told to stop, stop everything."""
@@ -164,6 +147,7 @@ class ControlPlane:
             exits.push_async_callback(people.close)
             group.start(people.run())
             group.start(access.run())
+            ask_ledger, balances = await self._ledger(settings, link, log, group)
             floods = Floods(access, server.revoke if server is not None else None)
             group.start(floods.run())
             archive = archive_of(self._folder, settings, "pool" in self._options.roles)
@@ -177,15 +161,14 @@ class ControlPlane:
                 if "api" in self._options.roles:
                     if server is not None:
                         group.start(ShutOut(access, server.revoke).run())
-                    # What was acknowledged before a restart must be there when the first reader asks.
-                    await group.sooner(projector.wait_caught_up())
-                    await group.sooner(self._somebody(access))
+                    await group.sooner(self._readable(projector, balances, access))
                     references = References(self._folder.directory("index") / "references.sqlite")
                     exits.callback(references.close)
                     core = core_of(
                         self._folder, settings.pool, pool_client(link, settings.pool, service.near if service else None),
                         ask_accounts, access, people.keyring, people, references, log, reads, projector, outputs, server,
                         lambda: self._disk, network_of(settings, served, server), limits_of(settings), floods, beats, reports=archive,
+                        money=money_of(self._folder, settings, ask_ledger, balances, reads),
                     )  # fmt: skip
                     url = await self._api(settings, core)
                     claim.set_url(url)
@@ -294,7 +277,7 @@ class ControlPlane:
     async def _read_side(self, database: Database, log: JetStreamLog, group: Group) -> tuple[Reads, Projector]:
         projector = Projector(log, database, self._folder.path("snapshots"), tables="projector" in self._options.roles)
         if self._postgres is not None:
-            group.start(_keep(self._postgres, self._claim))
+            group.start(keep_postgres(self._postgres, self._claim))
         group.start(projector.run())
         return Reads(projector, database), projector
 
@@ -310,30 +293,60 @@ class ControlPlane:
         group: Group,
     ) -> PoolService:
         folder, pool = self._folder, settings.pool
-        name = _own_name()
+        name = own_name()
         index = Index(folder.directory("index") / f"pool-{pool}.sqlite")
         self._exits.callback(index.close)
-        turn = BeaconTurn(link, f"pool.{pool}", name)
-        await turn.start()
-        self._exits.push_async_callback(turn.stop)
-        snapshotter = Snapshotter(folder.root)
+        turn = await self._turn(link, f"pool.{pool}", name)
         service = pool_service(folder, link, log, pool, keys, index, outputs, archive, access, turn, name)
-        service.on_committed = snapshotter.committed
+        service.on_committed = self._snapshots_of(group).committed
         group.start(archive.run())
         group.start(service.run())
-        group.start(snapshotter.run())
         return service
+
+    def _snapshots_of(self, group: Group) -> Snapshotter:
+        """What sees to the snapshots of this process' writers, one for all."""
+        if self._snapshotter is None:
+            self._snapshotter = Snapshotter(self._folder.root)
+            group.start(self._snapshotter.run())
+        return self._snapshotter
 
     async def _accounts(
         self, link: Link, log: JetStreamLog, server: NatsServer | None, group: Group
     ) -> AccountsService:
-        name = _own_name()
-        turn = BeaconTurn(link, ACCOUNTS, name)
-        await turn.start()
-        self._exits.push_async_callback(turn.stop)
+        name = own_name()
+        turn = await self._turn(link, ACCOUNTS, name)
         service = accounts_service(self._folder, link, log, server, turn, name)
         group.start(service.run())
         return service
+
+    async def _turn(self, link: Link, service: str, name: str) -> BeaconTurn:
+        turn = BeaconTurn(link, service, name)
+        await turn.start()
+        self._exits.push_async_callback(turn.stop)
+        return turn
+
+    async def _ledger(
+        self, settings: Settings, link: Link, log: JetStreamLog, group: Group
+    ) -> tuple[LedgerClient, LedgerView]:
+        service: LedgerService | None = None
+        if "ledger" in self._options.roles:
+            name = own_name()
+            index = Index(self._folder.directory("index") / "ledger.sqlite")
+            self._exits.callback(index.close)
+            turn = await self._turn(link, LEDGER, name)
+            service = ledger_service(self._folder, link, log, settings, index, turn, name)
+            service.on_committed = self._snapshots_of(group).committed
+            group.start(service.run())
+        view = ledger_view(self._folder, log)
+        if "api" in self._options.roles:
+            group.start(view.run())
+        return AskClient(link, LEDGER, service.near if service else None), view
+
+    async def _readable(self, projector: Projector, balances: LedgerView, access: AccessView) -> None:
+        """What was acknowledged before a restart must be there when the first reader asks."""
+        await projector.wait_caught_up()
+        await balances.wait_caught_up()
+        await self._somebody(access)
 
     async def _somebody(self, access: AccessView) -> None:
         """Wait until there is somebody who may come in: at the first start the admin is being made."""
@@ -349,7 +362,7 @@ class ControlPlane:
         if self._keeper is not None and not settings.behind_proxy:
             tls = self._keeper.context
         more = tls, settings.trusted_proxies
-        api = Server(create_app(core), settings.host, settings.port or _port_in(kept), *more)
+        api = Server(create_app(core), settings.host, settings.port or port_in(kept), *more)
         try:
             await api.start()
         except PortTaken:
@@ -366,30 +379,3 @@ class ControlPlane:
         if not self._now.is_set() and (what := workers.waiting_for(service.writer.state if service else None)):
             self._say(f"stopping: waiting for {what}; Ctrl-C again stops now")
         await workers.stop(self._now)
-
-
-def _own_name() -> str:
-    """What this process' writers are called in the log."""
-    return f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
-
-
-def _port_in(file: Path) -> int:
-    """The port of last time, which workers know; 0 when there is none. Only taken when any free one will do."""
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):
-        return 0
-
-
-POSTGRES_LOOK_S = 1.0
-
-
-async def _keep(postgres: Postgres, claim: Claim) -> None:
-    """Have a dead Postgres started again, for ever. Raises FolderGone: no new one where a hive was deleted."""
-    while True:
-        await asyncio.sleep(POSTGRES_LOOK_S)
-        claim.check()
-        try:
-            await postgres.ensure()
-        except (PostgresError, OSError) as error:
-            _log.warning("postgres.away", why=str(error))

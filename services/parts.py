@@ -1,5 +1,6 @@
 """Parts that are put together alike wherever they run: in a control plane and in the tests' own."""
 
+import hashlib
 import secrets
 import time
 from collections.abc import Callable
@@ -35,6 +36,11 @@ from services.certificates import api_host, worker_host
 from services.credentials import CredentialDesk, CredentialRefused, KeyTaken
 from services.floods import Floods
 from services.hosting import Turn
+from services.ledger.reads import LedgerReads
+from services.ledger.service import LedgerClient, LedgerService
+from services.ledger.snapshots import LedgerSnapshots
+from services.ledger.state import MICRO, Rules
+from services.ledger.view import LedgerView
 from services.pool.client import PoolClient
 from services.pool.orders import OrderBook
 from services.pool.service import PoolService
@@ -43,8 +49,9 @@ from services.pool.voice import Voice
 from services.projector import Projector
 from services.reads import Reads
 from services.version import VERSION
-from web.core import Core, Network
+from web.core import Core, Money, Network
 from web.folders import Folders
+from web.ledger_ask import digest_under
 from web.manifests import Manifests
 from web.problems import CannotEnrol
 
@@ -100,6 +107,38 @@ def accounts_service(
     """The accounts' service, which sees to the first admin, and to workers that an earlier version let in."""
     known = server.known if server is not None else dict[WorkerId, WorkerUser]
     return AccountsService(link, log, turn=turn, name=name, version=VERSION, first=first_of(folder, known))
+
+
+def ledger_service(
+    folder: Folder, link: Link, log: JetStreamLog, settings: Settings, index: Index, turn: Turn, name: str
+) -> LedgerService:
+    """The ledger's service, with its snapshots out of `folder`."""
+    return LedgerService(
+        link,
+        log,
+        index=index,
+        snapshots=LedgerSnapshots(folder.path("snapshots")),
+        turn=turn,
+        name=name,
+        version=VERSION,
+        rules=rules_of(settings),
+    )
+
+
+def rules_of(settings: Settings) -> Rules:
+    """What the operator set of the ledger's rules."""
+    return Rules(supply_cap=settings.supply_cap_cpt * MICRO, sign_up_grant=settings.sign_up_grant_cpt * MICRO)
+
+
+def ledger_view(folder: Folder, log: JetStreamLog) -> LedgerView:
+    """The balances, out of snapshots and log; it is not run yet."""
+    return LedgerView(log, LedgerSnapshots(folder.path("snapshots")))
+
+
+def money_of(folder: Folder, settings: Settings, ask: LedgerClient, view: LedgerView, reads: Reads) -> Money:
+    """What the API needs of the ledger."""
+    key = hashlib.blake2b(b"ledger digests", key=folder.data_key()).digest()
+    return Money(ask, view, LedgerReads(reads, view), digest_under(key), rules_of(settings).supply_cap)
 
 
 def network_of(settings: Settings, served: Served | None, server: NatsServer | None) -> Network:
@@ -191,6 +230,7 @@ def core_of(
     beats: Beats | None = None,
     *,
     reports: ReportArchive,
+    money: Money,
 ) -> Core:
     """What the API stands on. `limits`: of users that have none of their own. Without a `server` of its own (an external
     NATS) the hive takes no workers in; without `beats` it knows nothing of what machines use.
@@ -219,6 +259,7 @@ def core_of(
         credentials=_desk_of(folder, access, accounts, server, floods),
         disk=disk,
         beats=beats or Beats(lambda: time.time_ns() // 1_000_000),
+        money=money,
         limits=limits,
         network=network,
     )

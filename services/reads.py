@@ -275,6 +275,11 @@ class Reads:
         behind = max(self.position - writer.position, 0)
         raise ReadsUnavailable(f"the tables are {behind} positions behind the log and catching up; try again soon")
 
+    async def rows(self, position: int, sql: str, *arguments: Any) -> list[Record]:
+        """Ask the tables, once they hold `position`. Raises ReadsUnavailable."""
+        await self._fresh(position)
+        return await self._fetch(sql, *arguments)
+
     async def _fetch(self, sql: str, *arguments: Any) -> list[Record]:
         """Ask the tables, right after `_fresh`. Raises ReadsUnavailable, also when they were replaced meanwhile."""
         writer = self._projector.tables

@@ -255,6 +255,7 @@ class TableWriter:
                 (tables.TASK_HISTORY, rows.tasks),
                 (tables.RESULTS, rows.results),
                 (tables.WORKER_HISTORY, rows.workers),
+                (tables.ENTRIES, rows.entries),
             ):
                 if added:
                     await transaction.copy(schema, table.name, table.names, added)

@@ -20,7 +20,7 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -103,6 +103,10 @@ class Writer(Generic[S]):
         self._queued += len(item.commands) or 1
         self._wake.set()
         return True
+
+    def waiting(self) -> Iterable[Item]:
+        """What was offered and is not decided, in order."""
+        return self._queue
 
     def poke(self) -> None:
         """Ask for a round: the host has something to say in `closing`."""

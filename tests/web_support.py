@@ -43,8 +43,9 @@ from services.accounts.keys import digest_of, id_of, new_text, prefix_of
 from services.accounts.service import ACCOUNTS
 from services.asking import AskClient
 from services.floods import Floods
+from services.ledger.service import LEDGER
 from services.main import NO_POSTGRES
-from services.parts import accounts_service, core_of, pool_service
+from services.parts import accounts_service, core_of, ledger_service, ledger_view, money_of, pool_service
 from services.pool.client import pool_client
 from services.pool.service import PoolService
 from services.projector import Projector
@@ -53,7 +54,7 @@ from services.shut_out import ShutOut
 from tests.nats_support import linked, serving, until
 from tests.signing_support import opened, said
 from web.app import create_app
-from web.core import Core, Network
+from web.core import Core, Money, Network
 from web.server import Server
 
 POOL = "default"
@@ -117,6 +118,32 @@ class Api:
             await link.close()
 
 
+async def _tables(root: Path, exits: AsyncExitStack) -> Database:
+    postgres = Postgres(root)
+    exits.push_async_callback(postgres.stop)
+    await postgres.start()
+    database = Database(postgres.dsn)
+    exits.push_async_callback(database.close)
+    return database
+
+
+def _ledger(
+    folder: Folder,
+    link: Link,
+    log: JetStreamLog,
+    settings: Settings,
+    reads: Reads,
+    exits: AsyncExitStack,
+    running: list[Any],
+) -> Money:
+    index = Index(folder.directory("index") / "ledger.sqlite")
+    exits.callback(index.close)
+    service = ledger_service(folder, link, log, settings, index, AlwaysTurn(), "test")
+    view = ledger_view(folder, log)
+    running += [asyncio.create_task(service.run()), asyncio.create_task(view.run())]
+    return money_of(folder, settings, AskClient(link, LEDGER), view, reads)
+
+
 @contextlib.asynccontextmanager
 async def api(
     root: Path,
@@ -134,13 +161,7 @@ async def api(
     async with AsyncExitStack() as exits:
         nats = await exits.enter_async_context(serving(root))
         link = await exits.enter_async_context(linked(nats, make_streams=True))
-        database = None
-        if tables:
-            postgres = Postgres(root)
-            exits.push_async_callback(postgres.stop)
-            await postgres.start()
-            database = Database(postgres.dsn)
-            exits.push_async_callback(database.close)
+        database = await _tables(root, exits) if tables else None
         log, outputs = JetStreamLog(link), Outputs(folder.path("outputs"))
         projector = Projector(log, database, folder.directory("snapshots"))
         index = Index(folder.directory("index") / "pool.sqlite")
@@ -166,6 +187,7 @@ async def api(
         guard = DiskGuard(folder.root, 0, 0)
         reads, ask = Reads(projector, database), pool_client(link, POOL)
         accounts = accounts_service(folder, link, log, nats, AlwaysTurn(), "test")
+        money = _ledger(folder, link, log, settings or Settings(), reads, exits, running)
         floods = Floods(access, nats.revoke)
         service.on_flood = floods.noticed
         running += [
@@ -176,7 +198,7 @@ async def api(
         exits.callback(references.close)
         core = core_of(
             folder, POOL, ask, ask_accounts, access, keys, people, references, log, reads, projector, outputs, nats,
-            lambda: guard, Network(), floods=floods, reports=archive,
+            lambda: guard, Network(), floods=floods, reports=archive, money=money,
         )  # fmt: skip
         core = replace(core, **changes)
         server = Server(create_app(core), "127.0.0.1", 0)

@@ -9,10 +9,13 @@ from litestar.di import Provide
 from web import (
     blobs,
     credentials,
+    disputes,
     enrolments,
     events,
     jobs,
     keys,
+    ledger,
+    ledger_books,
     people,
     reports,
     results,
@@ -38,6 +41,7 @@ BODY_BYTES_MAX = 1024**2
 ROUTES = [
     *jobs.ROUTES, *results.ROUTES, *tasks.ROUTES, *blobs.ROUTES, *events.ROUTES, *workers.ROUTES, *keys.ROUTES, *enrolments.ROUTES,
     *credentials.ROUTES, *people.ROUTES, *users.ROUTES, *secrets.ROUTES, *reports.ROUTES,
+    *ledger.ROUTES, *ledger_books.ROUTES, *disputes.ROUTES,
 ]  # fmt: skip
 OPEN_PATHS = frozenset(path for route in ROUTES if route.opt.get("needs") == NOBODY for path in route.paths)
 """What the gate lets through unasked: the handlers check for themselves, or are open to all."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import msgspec
 
 from events.account import Limits
-from events.base import UserId, WorkerId
+from events.base import Digest, UserId, WorkerId
 from events.log import Log
 from infra.blobs import Blobs
 from infra.disk import DiskGuard
@@ -21,6 +21,9 @@ from services.accounts.hosted import PeopleHost
 from services.accounts.service import AccountsClient
 from services.beats import Beats
 from services.credentials import CredentialDesk
+from services.ledger.reads import LedgerReads
+from services.ledger.service import LedgerClient
+from services.ledger.view import LedgerView
 from services.pool.client import PoolClient
 from services.projector import Projector
 from services.reads import Reads
@@ -42,6 +45,19 @@ class Network(msgspec.Struct, frozen=True):
     ca_pin: str = ""
     nats_url: str = ""
     nats_ca: str = ""
+
+
+@dataclass(frozen=True)
+class Money:
+    """The ledger as the API sees it: who is asked, what the balances are, what was. `digest_of` tells a body from another;
+    `supply_cap` in µCPT.
+    """
+
+    ask: LedgerClient
+    view: LedgerView
+    reads: LedgerReads
+    digest_of: Callable[[bytes], Digest]
+    supply_cap: int
 
 
 @dataclass(frozen=True)
@@ -73,6 +89,7 @@ class Core:
     credentials: CredentialDesk
     disk: Callable[[], DiskGuard]
     beats: Beats
+    money: Money
     limits: Limits = Limits()
     network: Network = Network()
 

@@ -1,5 +1,5 @@
-"""Which events somebody may see who may not see all: about its own jobs and their tasks, its own workers, itself and its
-own keys. What nothing here knows any more, such as a job that ended long ago, is not shown; ask for it by `job`.
+"""Which events somebody may see who may not see all: about its own jobs and their tasks, its own workers, its money,
+itself and its own keys. What nothing here knows any more, such as a job that ended long ago, is not shown; ask for it by `job`.
 """
 
 from collections import OrderedDict
@@ -7,6 +7,8 @@ from typing import Any
 
 from events.base import JobId, UserId
 from events.job import JobSubmitted
+from events.ledger import job_of, user_account
+from projections.ledger import postings_of
 from web.core import Core
 
 JOBS_KEPT_MAX = 10_000
@@ -26,8 +28,18 @@ class Mine:
         job, worker = getattr(event, "job", ""), getattr(event, "worker", "")
         if (job and self._is_my_job(job)) or (worker and self._is_my_worker(worker)):
             return True
+        if self._is_my_money(event):
+            return True
         state, key = self._core.access.state, getattr(event, "key", "")
         return getattr(event, "user", "") == self._user or (key in state.keys and state.keys[key].user == self._user)
+
+    def _is_my_money(self, event: Any) -> bool:
+        """Whether it moves the user's money, or holds it."""
+        account = user_account(self._user)
+        if any(account in (posting.debit, posting.credit) for posting in postings_of(event)):
+            return True
+        hold = getattr(event, "hold", "")
+        return bool(hold) and self._is_my_job(job_of(hold)[1])
 
     def _is_my_job(self, job: JobId) -> bool:
         known = self._jobs.get(job)

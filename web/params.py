@@ -8,7 +8,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import QueryParameter, SkipValidation
 from litestar.routes import HTTPRoute
 
-from events.catalog import position_of
+from events.catalog import LEDGER_SUBJECT, position_of
 from web.core import Core
 from web.problems import MEDIA_TYPE, AnyRequest, Failed, bad_field, refuse_position
 from web.schema import LIMIT_DEFAULT, LIMIT_MAX, Problem
@@ -66,16 +66,35 @@ async def at_least(core: Core, position: str) -> None:
         refuse_position(position)
     if core.reads.position >= wanted or await core.reads.reached(wanted, REACHED_S_MAX):
         return
+    raise _not_reached(position)
+
+
+def _not_reached(position: str) -> Failed:
     detail = f"position {position} is not reached yet after {REACHED_S_MAX:g} s"
-    raise Failed(
+    return Failed(
         503, "unavailable", detail, field="min_position", remedy="try again in a moment", headers={"Retry-After": "1"}
     )
+
+
+async def money_at_least(core: Core, position: str) -> None:
+    """Wait until balances hold `position` ("": now). Raises Failed: not a position, or not reached in time."""
+    if not position:
+        return
+    try:
+        wanted = position_of(position)
+    except ValueError:
+        refuse_position(position)
+    # Positions are of the whole log; the ledger's part of it may end before.
+    wanted = min(wanted, await core.log.last(LEDGER_SUBJECT)) if core.money.view.position < wanted else 0
+    if not await core.money.view.reached(wanted, REACHED_S_MAX):
+        raise _not_reached(position)
 
 
 ALWAYS = (400, 401, 403, 429, 500, 503)
 _SAYS = {
     400: "A parameter or the body is not what is expected",
     401: "The key is missing or wrong",
+    402: "Who pays has too little",
     403: "Who asks, or the key or ticket, may not have this",
     404: "There is no such thing",
     409: "It conflicts with what is",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from infra.folder import Folder
     from services.main import Started
 
-ROLES = ("api", "pool", "projector", "accounts")
+ROLES = ("api", "pool", "projector", "accounts", "ledger")
 
 port_option = click.option(
     "--port",

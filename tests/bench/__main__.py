@@ -9,6 +9,7 @@ import msgspec
 import structlog
 import uvloop
 
+from tests.bench import ledger
 from tests.bench.benches import BENCHES, REPLAY_JOBS, WARM_UP, Measured, replay
 from tests.bench.figures import Figure, commit, machine, median, peer, quantile
 from tests.bench.flood import SAMPLES, flood
@@ -124,6 +125,19 @@ async def _results(runs: int, count: int) -> Figure:
     return Figure("results", median(ratios), "of a copy", ratios, commit=commit(), machine=machine(), parts=found[-1])
 
 
+async def _ledger(runs: int, count: int) -> Figure:
+    """Transfers acknowledged on disk per second, from 64 clients, 1 in each request; `count`: seconds a turn."""
+    found = await ledger.measure(runs, count or ledger.RUN_S)
+    ours = [one["one a request"] for one in found]
+    theirs = [one["pgbench simple-update"]["per_s"] for one in found]
+    rates = [one["per_s"] for one in ours]
+    return Figure(
+        "ledger", median(rates), "transfers/s", rates, median([one["p50_ms"] for one in ours]),
+        median([one["p99_ms"] for one in ours]), {"name": "pgbench simple-update", "value": median(theirs), "runs": theirs},
+        round(median(rates) / median(theirs), 2), commit(), machine(), parts=found[-1],
+    )  # fmt: skip
+
+
 ALONE: dict[str, Callable[[int, int], Awaitable[Figure]]] = {
     "replay": _replay,
     "plan": _plan,
@@ -133,6 +147,7 @@ ALONE: dict[str, Callable[[int, int], Awaitable[Figure]]] = {
     "flood": _flood,
     "output": _output,
     "results": _results,
+    "ledger": _ledger,
 }
 """Those without a peer, and what makes their figure of (runs, count)."""
 

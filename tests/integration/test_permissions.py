@@ -10,6 +10,7 @@ JOBS = frozenset({"admin", "operator", "user"})
 READERS = JOBS | {"observer"}
 ADMIN = frozenset({"admin"})
 LOOKERS = frozenset({"admin", "operator", "observer"})
+PAYERS = frozenset({"admin", "operator", "user", "owner"})
 KEEPERS = frozenset({"admin", "operator", "owner"})
 
 MAY: dict[tuple[str, str], frozenset[str]] = {
@@ -80,12 +81,29 @@ MAY: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/v1/invites"): LOOKERS,
     ("POST", "/v1/invites"): ADMIN,
     ("DELETE", "/v1/invites/{invite}"): ADMIN,
+    ("GET", "/v1/ledger/balance"): ALL,
+    ("GET", "/v1/ledger/transfers"): ALL,
+    ("POST", "/v1/ledger/transfers"): PAYERS,
+    ("GET", "/v1/ledger/transfers/{id}"): ALL,
+    ("POST", "/v1/ledger/transfers/{id}/post"): PAYERS,
+    ("POST", "/v1/ledger/transfers/{id}/void"): PAYERS,
+    ("GET", "/v1/ledger/pending"): ALL,
+    ("GET", "/v1/ledger/statement"): ALL,
+    ("GET", "/v1/ledger/statement.csv"): ALL,
+    ("GET", "/v1/ledger/overview"): LOOKERS,
+    ("GET", "/v1/ledger/accounts"): LOOKERS,
+    ("GET", "/v1/ledger/export"): LOOKERS,
+    ("POST", "/v1/ledger/payments"): ADMIN,
+    ("GET", "/v1/ledger/disputes"): ALL,
+    ("POST", "/v1/ledger/disputes"): PAYERS,
+    ("POST", "/v1/ledger/disputes/{id}/rule"): ADMIN,
+    ("POST", "/v1/ledger/disputes/{id}/withdraw"): PAYERS,
 }
 """Who is let in; whether there is such a thing, and it is theirs, is asked then. The first line of each handler."""
 HARMLESS = {
     "{job}": "jaaaaaaaaaaaaaaaa", "{index}": "0", "{digest}": "0" * 64, "{worker}": "waaaaaaaaaaaa", "{key}": "k0",
     "{enrolment}": "e0", "{user}": "unobody", "{invite}": "i0",
-    "{name}": "token", "{session}": "nothing",
+    "{name}": "token", "{session}": "nothing", "{id}": "t0",
 }  # fmt: skip
 CLOSED = (401, 403)
 NO_KEY = "there is no key"

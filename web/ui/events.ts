@@ -609,12 +609,6 @@ export interface LedgerLed {
   version?: string;
 }
 
-/** The ledger followed other subjects up to where its message's `read` says, and nothing came of it. */
-export interface LedgerRead {
-  type: "ledger.read";
-  ledger: string;
-}
-
 /** Money moved. `cites`: the transfer, charge or reward that it corrects or refunds. `digest` tells whether an id is asked for with the same body again; it is keyed, so that it tells nothing else. The second phase of a pending one has none, and moves what waited: to whom it was for, and what is not taken back to who paid. */
 export interface TransferPosted {
   type: "transfer.posted";
@@ -853,7 +847,7 @@ export interface PricesSet {
   rates: Record<string, number>;
 }
 
-/** A user holds that the transfer, charge or reward `cites` is wrong. */
+/** A user holds that the transfer, charge or reward `cites` is wrong, by which `amount` went to `against`. */
 export interface DisputeOpened {
   type: "dispute.opened";
   dispute: string;
@@ -861,6 +855,10 @@ export interface DisputeOpened {
   cites: string;
   /** Default: null */
   reason?: Sealed | null;
+  /** Default: 0 */
+  amount?: number;
+  /** Default: "" */
+  against?: string;
 }
 
 /** It is decided. `correction`: the transfer, beside this fact, that makes good what was wrong. */
@@ -948,7 +946,6 @@ export type AnyEvent =
   | WorkerForgotten
   | AccountsLed
   | LedgerLed
-  | LedgerRead
   | TransferPosted
   | TransferPending
   | TransferVoided

@@ -1,0 +1,44 @@
+"""What the ledger's writer decides on. `load` and `save` are its snapshot. Pure."""
+
+import msgspec
+
+from events.catalog import Mark
+from events.ledger import AccountId
+from projections.ledger import Books
+
+MICRO = 1_000_000
+
+
+class Rules(msgspec.Struct, frozen=True, gc=False):
+    """What the operator set, in µCPT. What a decision led to is in its facts, so a change of the rules changes no past."""
+
+    supply_cap: int = 1_000_000_000 * MICRO
+    sign_up_grant: int = 0
+    fee_percent: int = 10
+
+
+class Ledger(msgspec.Struct):
+    """The books, and whatever else is decided on."""
+
+    books: Books = msgspec.field(default_factory=Books)
+    writer: str = ""
+    cursors: dict[str, Mark] = {}
+    """How far other subjects were consumed."""
+
+    def balance(self, account: AccountId) -> int:
+        """What stands on the account, µCPT."""
+        return self.books.balance(account)
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Ledger).decode
+
+
+def save(state: Ledger) -> bytes:
+    """The state as bytes."""
+    return _encode(state)
+
+
+def load(data: bytes) -> Ledger:
+    """The state that `save` wrote. Raises msgspec.DecodeError."""
+    return _decode(data)
