@@ -6,11 +6,13 @@ Where it must be there, as in CI, `HIVE_TEST_REQUIRE` names it (names separated 
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from worker import volumes
 from worker.executors import bubblewrap, cgroups
 
 
@@ -40,6 +42,11 @@ def _cgroups() -> str:
     return cgroups.find("test")[1]
 
 
+def _volumes() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        return volumes.find(Path(folder))[1]
+
+
 def _root() -> str:
     return "" if os.geteuid() == 0 else "only root gives tasks users of their own"
 
@@ -50,11 +57,12 @@ _MISSING: dict[str, Callable[[], str]] = {
     "bubblewrap": _bubblewrap,
     "cgroups": _cgroups,
     "root": _root,
+    "volumes": _volumes,
 }
 
 
 def need(what: str) -> None:
-    """Go on only where `what` (docker, busybox, bubblewrap, cgroups, root) is there."""
+    """Go on only where `what` (docker, busybox, bubblewrap, cgroups, volumes, root) is there."""
     if why := _MISSING[what]():
         if what in os.environ.get("HIVE_TEST_REQUIRE", "").split(","):
             pytest.fail(f"{why}; HIVE_TEST_REQUIRE says that it must be there")

@@ -23,7 +23,7 @@ from events.protocol import POLL_S_MAX, Denied, Hello, Orders, Poll, Report, Rep
 from events.worker import Capacity
 from infra.engine import Engine
 from infra.link import Link, LinkDown, LinkTimeout, NoResponders, Reply
-from worker import confine, identity, leftovers, place, usage
+from worker import confine, identity, leftovers, place, python, usage
 from worker.api import Api
 from worker.cache import Cache
 from worker.credential import WorkerCredential
@@ -145,26 +145,37 @@ class Agent:
         options = self.options
         spool = Spool(spool_folder)
         stack.callback(spool.close)
-        kinds = ("process", "noop", "shell") + (("container",) if engine is not None else ())
         memory = options.memory_bytes or usage.memory_bytes()
-        confiner, cgroups = await confine.prepare(options.worker, options.isolation, options.network, memory)
+        means = await confine.prepare(
+            options.worker, options.isolation, options.rules, memory, options.state / "volumes"
+        )
+        if means.volumes is not None:
+            await asyncio.to_thread(means.volumes.clear, tasks_root)
         resources = self._resources = await asyncio.to_thread(measuring, options, self._container_ids)
         stack.callback(resources.close)
-        features, milli = confiner.features(engine is not None), round((options.cpus or usage.cpus()) * 1000)
-        capacity = Capacity(milli, memory, kinds, features, resources.offered)
+        interpreter = python.find_interpreter()
+        kinds = ["process", "noop", "shell", *(["python"] if interpreter else []), *(["container"] if engine else [])]
+        features, milli = means.confiner.features(bool(engine)), round((options.cpus or usage.cpus()) * 1000)
+        capacity = Capacity(milli, memory, tuple(kinds), features, resources.offered)
         hello = Hello(usage.boot_id(), capacity, options.version, self._nonce, since_boot_ms=self._since_boot_ms)
         state = State(self.session, hello, spool.unreported)
         cache = Cache(options.state / "cache", api, options.cache_bytes_max)
         places = place.Places(tasks_root, cache, api, options.urls, self._credential.seed)
         stack.push_async_callback(places.close)
-        shell = self._shell = Shell(state, spool, places, confiner, self._take_report, self._repoll, self._quitting)
+        places.volumes = means.volumes
+        shell = self._shell = Shell(
+            state, spool, places, means.confiner, self._take_report, self._repoll, self._quitting
+        )
         output = spool_folder / "output"
         shell.print_to(OutputDesk(output, shell.on_output_settled, shell.flush, options.spool_bytes_max))
         stack.callback(shell.desk.close)
         shell.processes = ProcessExecutor(
-            options.worker, shell.desk.write, shell.on_ended, shell.flush, self._owns_children, cgroups
+            options.worker, shell.desk.write, shell.on_ended, shell.flush, self._owns_children, means.cgroups
         )
-        shell.executors |= dict.fromkeys(("process", "shell"), shell.processes)
+        shell.executors |= dict.fromkeys(("process", "shell", "python"), shell.processes)
+        if interpreter:
+            shell.environments = python.Environments(options.state / "environments", interpreter, options.packages)
+            stack.push_async_callback(shell.environments.close)
         stack.push_async_callback(shell.processes.close)
         if engine is not None:
             shell.executors["container"] = containers = self._containers = await ContainerExecutor.open(

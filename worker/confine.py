@@ -5,7 +5,8 @@ task gets. What it cannot hold a task to it does not advertise, and refuses.
 import asyncio
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -13,11 +14,13 @@ import msgspec
 from events import needs
 from events.limits import HOST
 from events.protocol import Run
+from worker import volumes
 from worker.executors import bubblewrap, cgroups
 from worker.executors.base import Box, Rejected
 from worker.executors.bubblewrap import HOME, Sandbox
 from worker.executors.cgroups import Cgroups
 from worker.executors.container_config import HOME as CONTAINER_HOME
+from worker.volumes import Volumes
 
 Isolation = Literal["auto", "none", "bwrap"]
 FULL = "full"
@@ -33,6 +36,8 @@ class Rules(msgspec.Struct, frozen=True):
     """
 
     network: tuple[str, ...] = ()
+    disk: int = 0
+    """Bytes that a container's folder may hold, unless its job asks for another size; 0: any."""
 
     @property
     def full(self) -> bool:
@@ -60,30 +65,36 @@ class Machine(msgspec.Struct, frozen=True):
     cgroup: int = 0
 
 
-def look(worker: str, isolation: Isolation) -> tuple[Machine, Cgroups | None]:
-    """What this machine can do, and its control groups. Blocks for a moment. Raises CannotIsolate."""
+def look(worker: str, isolation: Isolation, folder: Path) -> tuple[Machine, Cgroups | None, Volumes | None]:
+    """What this machine can do, and with what. Blocks for a moment. Raises CannotIsolate."""
     sandbox, why = (None, "") if isolation == "none" else bubblewrap.find()
     if isolation == "bwrap" and sandbox is None:
         raise CannotIsolate(why)
     groups, _ = cgroups.find(worker)
     if groups is not None:
         groups.clear()
-    root = os.geteuid() == 0
-    return Machine(
-        sandbox, root, proxy=False, volumes=False, cgroup=groups.version if groups is not None else 0
-    ), groups
+    kept, _ = volumes.find(folder)
+    version = groups.version if groups is not None else 0
+    machine = Machine(sandbox, os.geteuid() == 0, proxy=False, volumes=kept is not None, cgroup=version)
+    return machine, groups, kept
 
 
 class CannotIsolate(Exception):
     """This machine cannot shut tasks in as its owner wants; the text says why."""
 
 
-async def prepare(
-    worker: str, isolation: Isolation, network: tuple[str, ...], memory: int
-) -> "tuple[Confiner, Cgroups | None]":
-    """What decides on boxes on this machine, and its control groups. Raises CannotIsolate."""
-    machine, groups = await asyncio.to_thread(look, worker, isolation)
-    return Confiner(worker, Rules(network), machine, memory), groups
+class Means(msgspec.Struct, frozen=True):
+    """What shuts tasks in on this machine."""
+
+    confiner: "Confiner"
+    cgroups: Cgroups | None
+    volumes: Volumes | None
+
+
+async def prepare(worker: str, isolation: Isolation, rules: Rules, memory: int, folder: Path) -> Means:
+    """Find out what there is; volumes keep their files in `folder`. Raises CannotIsolate."""
+    machine, groups, kept = await asyncio.to_thread(look, worker, isolation, folder)
+    return Means(Confiner(worker, rules, machine, memory), groups, kept)
 
 
 class Confiner:
@@ -111,8 +122,12 @@ class Confiner:
         found += [f"process:cgroup-v{machine.cgroup}"] if machine.cgroup else ["process:rlimits"]
         return tuple(sorted(found))
 
-    def box(self, order: Run, folder: str) -> Box | None:
-        """How a task is shut in; None: it is not. Raises Rejected: not as it asked for."""
+    def disk(self, order: Run) -> int:
+        """The size in bytes that the task's folder is held to; 0: none."""
+        return order.text.disk or (self.rules.disk if self.machine.volumes and order.kind == "container" else 0)
+
+    def box(self, order: Run, folder: str, read: Sequence[str] = ()) -> Box | None:
+        """How a task is shut in, that reads these folders of ours; None: it is not. Raises Rejected: not as it asked for."""
         text, machine = order.text, self.machine
         if order.kind == "container":
             network = "hosts" if text.hosts else text.network or "none"
@@ -131,7 +146,7 @@ class Confiner:
         self._check("process", network, text.hosts)
         user = self._user(folder)
         devices = bubblewrap.gpu_devices() if order.gpus else []
-        prefix = machine.sandbox.prefix(folder, text.cwd, network, user, text.pids or PIDS_DEFAULT, devices)
+        prefix = machine.sandbox.prefix(folder, text.cwd, network, user, text.pids or PIDS_DEFAULT, read, devices)
         return Box(
             HOME, user, network, prefix, machine.sandbox.guards, bool(machine.cgroup), text.pids or PIDS_DEFAULT,
             order.memory_bytes,

@@ -192,7 +192,7 @@ def _start(state: State, now: int) -> None:
 def needs_preparing(order: Run) -> bool:
     """Whether a task of this order is not running as soon as it is started."""
     text = order.text
-    if order.kind != "process" or text.inputs or text.each or text.secrets or text.params:
+    if order.kind != "process" or text.inputs or text.each or text.secrets or text.params or text.disk or text.hosts:
         return True
     return template.has_any(text.command) or template.has_any(text.env.values())
 

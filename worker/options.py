@@ -33,8 +33,9 @@ class AgentOptions(msgspec.Struct, frozen=True, kw_only=True):
     engines: Literal["auto", "none"] = "auto"
     """Whether to look for a container engine."""
     isolation: confine.Isolation = "none"
-    network: tuple[str, ...] = ()
-    """See worker.confine.Rules."""
+    rules: confine.Rules = confine.Rules()
+    packages: str = ""
+    """Where packages of Python tasks come from: an index's URL, `none`, or, by default, as this machine is set up."""
     version: str = ""
     cache_bytes_max: int = CACHE_BYTES_MAX
     spool_bytes_max: int = SPOOL_BYTES_MAX

@@ -23,6 +23,7 @@ from worker.fetch import Fetcher, Urls
 from worker.inputs import Filler
 from worker.results import Known, Left, collect, known_in, store, wants_lists
 from worker.state import Key
+from worker.volumes import Volumes
 
 EACH_JOBS_MAX = 8
 FOLDER_MODE = 0o700
@@ -49,6 +50,10 @@ class Places:
         """What was in a folder before its task, where that matters."""
         self._spare: list[str] = []
         self._made = 0
+        self.volumes: Volumes | None = None
+        """What can bound the size of a folder, where the machine can."""
+        self._bounded: set[Key] = set()
+        self._held: dict[Key, list[Callable[[], None]]] = {}
 
     def path(self, key: Key) -> str:
         """The folder of an attempt that `make` was called for."""
@@ -75,18 +80,37 @@ class Places:
                 raise Rejected(f"no folder could be made for the task on this machine: {error.strerror}") from None
             return folder
 
+    async def bound(self, key: Key, size: int) -> None:
+        """Let an attempt's empty folder hold `size` bytes at most. Raises Rejected."""
+        if self.volumes is None:
+            raise Rejected("this machine cannot bound the size of a task's folder")
+        await self.volumes.mount(self._folders[key], size)
+        self._bounded.add(key)
+
+    def hold(self, key: Key, release: Callable[[], None]) -> None:
+        """Call `release` once the attempt needs its folder no more."""
+        self._held.setdefault(key, []).append(release)
+
     def remove(self, key: Key) -> None:
         """An attempt needs its folder no more: keep it for the next task when it is as good as new, else remove it."""
-        folder = self._folders.pop(key, None)
+        folder, held, bounded = self._folders.pop(key, None), self._held.pop(key, []), key in self._bounded
+        self._bounded.discard(key)
+        for release in held:
+            release()
         if folder is None:
             return
         self._known.pop(folder, None)
-        if len(self._spare) < SPARE_MAX and _as_new(folder):
+        if not bounded and len(self._spare) < SPARE_MAX and _as_new(folder):
             self._spare.append(folder)
             return
-        removing: asyncio.Future[None] = asyncio.get_running_loop().run_in_executor(None, _remove, folder)
+        removing: asyncio.Future[None] = asyncio.get_running_loop().run_in_executor(None, self._clear, folder, bounded)
         self._removing.add(removing)
         removing.add_done_callback(self._removing.discard)
+
+    def _clear(self, folder: str, bounded: bool) -> None:
+        if bounded and self.volumes is not None:
+            self.volumes.release(folder)
+        _remove(folder)
 
     async def close(self) -> None:
         """Let go, once nothing is being removed any more."""

@@ -38,7 +38,9 @@ def program(order: Run, index: int, own: Each, home: str) -> tuple[list[str], di
 def as_typed(reason: str, order: Run, args: list[str]) -> str:
     """`reason` with the program's name as its user typed it: masking (events.masking) knows no other form of it."""
     command = order.text.command
-    return reason.replace(args[0], command[0]) if command and args and args[0] != command[0] else reason
+    if order.kind == "python" or not command or not args or args[0] == command[0]:
+        return reason
+    return reason.replace(args[0], command[0])
 
 
 def shell_script(lines: list[str]) -> str:

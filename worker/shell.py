@@ -15,7 +15,7 @@ from worker import gpus, machine
 from worker.api import Unavailable
 from worker.confine import Confiner
 from worker.emits import Emits, emits, emitted
-from worker.executors.base import GRACE_S, Executor, Launch, Ran, Rejected
+from worker.executors.base import GRACE_S, STDERR, Executor, Failed, Launch, Ran, Rejected
 from worker.executors.process import ProcessExecutor
 from worker.inputs import environment
 from worker.messages import (
@@ -39,6 +39,7 @@ from worker.messages import (
 from worker.output import OutputDesk
 from worker.place import Places, give
 from worker.program import as_typed, program
+from worker.python import Environments, prepare
 from worker.results import NotWritten
 from worker.spool import Spool
 from worker.state import Key, State
@@ -92,6 +93,8 @@ class Shell:
         """By kind of task. That of processes is named apart, since it starts them without waiting."""
         self.desk: OutputDesk
         self.emits: Emits
+        self.environments: Environments | None = None
+        """Of Python tasks, where there is a Python."""
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Stimulus] = deque()
         self._feeding = False
@@ -211,37 +214,64 @@ class Shell:
         """Fetch what the task needs, then start it."""
         key = (order.number, index)
         try:
-            own = await self._places.each(order, index)
-            folder = self._places.make(key)
-            await self._places.fill(order, folder, own)
-            secrets = await self._places.secrets(order, index)
-            executor = self.executors.get(order.kind)
-            if executor is None:
-                raise Rejected(f"this machine runs no tasks of kind {order.kind!r}")
-            box = self._confiner.box(order, folder)
-            home = box.home if box is not None else folder
-            args, env = program(order, index, own, home)
-            env |= environment(order, own, home)
-            if box is not None:
-                await asyncio.to_thread(give, folder, box.uid)
-            try:
-                await executor.launch(Launch(order, index, folder, args, {**env, **secrets, **self._gpus(order)}, box))
-            except Rejected as error:
-                raise Rejected(as_typed(str(error), order, args)) from None
+            await self._launch(order, index, key)
         except Rejected as error:
             self._places.remove(key)
-            if self.desk.has(key):  # it has told how far it came
-                self.desk.drop(key)
-                self.desk.end(key)
+            self._drop_output(key)  # it may have told how far it came
             self._ends.append(End(*key, "rejected", 0, str(error)))
             self._preparing.pop(key, None)
             self.flush()
+        except Failed as error:
+            self._preparing.pop(key, None)
+            self.on_ended(Ran(order, index, "exit", error.code, str(error)))
+            self.flush()
         except BaseException:
             self._places.remove(key)
+            self._drop_output(key)
             raise
         else:
             self._preparing.pop(key, None)
             self.feed(Began(*key, clock()))
+
+    async def _launch(self, order: Run, index: int, key: Key) -> None:
+        places = self._places
+        own = await places.each(order, index)
+        folder = places.make(key)
+        if size := self._confiner.disk(order):
+            await places.bound(key, size)
+        await places.fill(order, folder, own)
+        secrets = await places.secrets(order, index)
+        executor = self.executors.get(order.kind)
+        if executor is None:
+            raise Rejected(f"this machine runs no tasks of kind {order.kind!r}")
+        python = None
+        if order.kind == "python" and self.environments is not None:
+            python = await prepare(
+                self.environments, order, folder, lambda said: self.desk.write(order, index, STDERR, said)
+            )
+            if python.environment:
+                places.hold(key, lambda: self._release(python.environment))
+        box = self._confiner.box(order, folder, [python.environment] if python and python.environment else [])
+        home = box.home if box is not None else folder
+        args, env = program(order, index, own, home)
+        if python is not None:
+            args = [python.interpreter, f"{home}/{python.entry}", *args]
+        env |= environment(order, own, home)
+        if box is not None:
+            await asyncio.to_thread(give, folder, box.uid)
+        try:
+            await executor.launch(Launch(order, index, folder, args, {**env, **secrets, **self._gpus(order)}, box))
+        except Rejected as error:
+            raise Rejected(as_typed(str(error), order, args)) from None
+
+    def _release(self, environment: str) -> None:
+        if self.environments is not None:
+            self.environments.release(environment)
+
+    def _drop_output(self, key: Key) -> None:
+        if self.desk.has(key):
+            self.desk.drop(key)
+            self.desk.end(key)
 
     def _kill(self, kill: Kill) -> None:
         key = (kill.lease, kill.index)

@@ -192,3 +192,43 @@ def _command(pid: str) -> list[str]:
         return Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0")
     except OSError:
         return []
+
+
+class TestDisk:
+    async def test_a_folder_holds_what_was_asked_for_and_no_more(self, rig: Rig) -> None:
+        need("volumes")
+        assert "process:disk" in rig.pool.hellos[0][1].capacity.features
+        script = "cat in; head -c 30000000 /dev/zero > big; echo $?; ls -l big | awk '{print $5 < 21000000}'; rm big; echo ok > out"
+        lease = rig.pool.run(
+            [0, 0], TaskText(["sh", "-c", script], disk=20 * MIB, inputs=[Input("in", rig.shelf.put(b"x\n"))], results=["out"]),
+            ticket=TICKET,
+        )  # fmt: skip
+        ended = await rig.pool.ended(lease)
+        assert (ended.end, ended.code) == ("exit", 0), ended
+        assert rig.pool.text(lease, stream=1) == b"x\n1\n1\n"
+        assert rig.shelf.blobs[ended.details[0].results[0].digest] == b"ok\n"
+        assert b"No space left" in rig.pool.text(lease, stream=2)
+
+    async def test_a_hundred_thousand_files_do_not_fit(self, rig: Rig) -> None:
+        need("volumes")
+        make = "import os\ntry:\n  for i in range(100000): open(f'f{i}', 'w').close()\nexcept OSError as e: print(i, e.errno)"
+        lease = rig.pool.run([0, 0], TaskText([PYTHON, "-c", make], disk=20 * MIB))
+        assert (await rig.pool.ended(lease)).code == 0
+        made, errno = map(int, rig.pool.text(lease).split())
+        assert made < 100_000
+        assert errno == 28  # no space left on device
+
+    async def test_nothing_of_a_volume_is_left(self, rig: Rig) -> None:
+        need("volumes")
+        lease = rig.pool.run([0, 0], TaskText(["sh", "-c", "echo x > y"], disk=20 * MIB))
+        await rig.pool.ended(lease)
+        async with asyncio.timeout(10):
+            while str(rig.root) in Path("/proc/self/mounts").read_text() or [*(rig.root / "volumes").iterdir()]:
+                await asyncio.sleep(0.02)
+
+    async def test_more_than_there_is_is_refused(self, rig: Rig) -> None:
+        need("volumes")
+        lease = rig.pool.run([0, 0], TaskText(["true"], disk=10**16))
+        ended = await rig.pool.ended(lease)
+        assert ended.end == "rejected"
+        assert "of disk; this machine has" in ended.reason

@@ -27,6 +27,14 @@ class Rejected(Exception):
     """The task cannot be started as it was asked for; the text says why."""
 
 
+class Failed(Exception):
+    """The task ended before its program ran, as if that had exited with `code`; the text says why."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
 class Box(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """How an attempt is shut in. `home`: where it finds its folder. `uid`: as which user and group (-1: as we are).
     `network`: none, the hosts that its job names, or all of the machine's. `prefix`: what goes before the arguments of a

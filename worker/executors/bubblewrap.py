@@ -12,7 +12,8 @@ import shlex
 import shutil
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 
 import msgspec
 
@@ -49,14 +50,29 @@ class Sandbox(msgspec.Struct, frozen=True):
         return GUARDS
 
     def prefix(
-        self, folder: str, cwd: str, network: str, user: int, pids: int, devices: Sequence[str] = ()
+        self,
+        folder: str,
+        cwd: str,
+        network: str,
+        user: int,
+        pids: int,
+        read: Iterable[str] = (),
+        devices: Iterable[str] = (),
     ) -> list[str]:
-        """What goes before a task's arguments, so that it runs in `folder` as `user` (-1: as we are), and has `devices`."""
+        """What goes before a task's arguments, so that it runs in `folder` as `user` (-1: as we are), sees the folders in
+        `read` where they are, and has `devices`.
+        """
         args = [self.program, *self.binds, "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
-        args += ["--hostname", "task", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/var/tmp"]
+        args += ["--hostname", "task", "--proc", "/proc", "--dev", "/dev"]
+        for path in ("/tmp", "/var/tmp"):
+            args += ["--perms", "1777", "--tmpfs", path]
         for device in devices:
             args += ["--dev-bind-try", device, device]
         args += ["--bind", folder, HOME, "--chdir", f"{HOME}/{cwd}" if cwd else HOME]
+        for path in read:
+            for above in reversed(PurePath(path).parents[:-1]):
+                args += ["--perms", "0755", "--dir", str(above)]  # what bubblewrap makes by itself only root may enter
+            args += ["--ro-bind", path, path]
         if network != "full":
             args.append("--unshare-net")
         if user < 0:
