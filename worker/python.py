@@ -172,7 +172,7 @@ class Environments:
         listed.write_text("\n".join(requirements) + "\n")
         try:
             for args in self._steps(path, listed):
-                await _run(args, tell)
+                await _run(args, self._index, tell)
         except BaseException:
             await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
             raise
@@ -182,7 +182,6 @@ class Environments:
         _log.info("worker.environment_made", packages=len(requirements), seconds=round(time.monotonic() - began, 1))
 
     def _steps(self, path: Path, listed: Path) -> Iterator[list[str]]:
-        index = ["--index-url", self._index] if self._index else []
         if self._uv is not None:
             yield [self._uv, "venv", "--quiet", "--python", self.interpreter, str(path)]
             install = [self._uv, "pip", "install", "--quiet", "--python", f"{path}/bin/python"]
@@ -198,7 +197,7 @@ class Environments:
                 "--disable-pip-version-check",
             ]
         if listed.read_text().strip():
-            yield [*install, "--only-binary", ":all:", *index, "-r", str(listed)]
+            yield [*install, "--only-binary", ":all:", "-r", str(listed)]
 
     def _clear(self, path: Path) -> None:
         """Make room: remove what an agent that died left half made, and the oldest that no task uses."""
@@ -215,9 +214,10 @@ class Environments:
             shutil.rmtree(found, ignore_errors=True)
 
 
-async def _run(args: list[str], tell: Callable[[bytes], None]) -> None:
+async def _run(args: list[str], index: str, tell: Callable[[bytes], None]) -> None:
     """Run a step of an installation. Raises Failed, and Rejected when it cannot be run or takes too long."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("HIVE_", "PYTHON", "VIRTUAL_ENV"))}
+    env |= {"PIP_INDEX_URL": index, "UV_DEFAULT_INDEX": index} if index else {}
     try:
         process = await asyncio.create_subprocess_exec(
             *args, env=env, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,

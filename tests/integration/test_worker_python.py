@@ -97,9 +97,7 @@ async def test_what_cannot_be_installed_fails_the_task_and_says_why(rig: Rig) ->
     assert b"hivetestother" in rig.pool.text(lease)
 
 
-@pytest.mark.parametrize(
-    "line", ["-e .", "--index-url http://x.y/", "./evil", "evil @ file:///tmp/evil", "git+https://a.b/c"]
-)
+@pytest.mark.parametrize("line", ["-e .", "-i http://x.y/", "./evil", "evil @ file:///tmp/evil", "git+https://a.b/c"])
 async def test_only_packages_by_name_are_taken(rig: Rig, line: str) -> None:
     ended = await rig.pool.ended(python(rig, {"main.py": b"", "requirements.txt": f"hivetestpkg\n{line}\n".encode()}))
     assert ended.end == "rejected"
