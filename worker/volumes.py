@@ -36,7 +36,7 @@ class Volumes:
         free = free_bytes(self._folder)
         if size > free:
             raise Rejected(f"needs {size_text(size)} of disk; this machine has {size_text(free)} free")
-        work = asyncio.ensure_future(asyncio.to_thread(self._mount, place, size))
+        work = asyncio.ensure_future(asyncio.to_thread(self.make, place, size))
         try:
             await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -45,7 +45,8 @@ class Volumes:
         except OSError as error:
             raise Rejected(f"no volume could be made for the task: {error}") from None
 
-    def _mount(self, place: str, size: int) -> None:
+    def make(self, place: str, size: int) -> None:
+        """As `mount`, without a look at what is free. Blocks for a moment. Raises OSError."""
         file = self._file(place)
         fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
@@ -101,7 +102,7 @@ def find(folder: Path) -> tuple[Volumes | None, str]:
         with tempfile.TemporaryDirectory(dir=folder) as place:
             volumes = Volumes(folder)
             try:
-                volumes._mount(place, BYTES_MIN)  # noqa: SLF001 - it is this very module's
+                volumes.make(place, BYTES_MIN)
             finally:
                 volumes.release(place)
     except OSError as error:
