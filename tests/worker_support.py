@@ -9,8 +9,10 @@ from collections.abc import AsyncGenerator, Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from events import protocol
-from events.base import Runs, expand
+from events.base import Runs, expand, holds, runs_of
 from events.job import Kind
 from events.masking import unmask
 from events.protocol import (
@@ -38,6 +40,7 @@ from tests.shelf_support import Shelf
 from tests.signing_support import CHAIN, HIVE, opened
 from worker import identity, tree
 from worker.agent import Agent, AgentOptions
+from worker.keeper.line import end_keeper
 
 WAIT_S = 20.0
 POOL = "default"
@@ -105,6 +108,8 @@ class Pool:
         if self.deny:
             self._say("next", reply, poll, Denied(self.deny, "said the test"))
         elif poll.hello is not None:
+            if self.hellos and self.hellos[-1][0] != poll.session:
+                self._resume(poll.hello)
             self.hellos.append((poll.session, poll.hello))
             self._answer(reply, poll)
         elif not self.hellos or self.hellos[-1][0] != poll.session:
@@ -113,6 +118,21 @@ class Pool:
             self._answer(reply, poll)
         else:
             self._parked = (reply, poll)
+
+    def _resume(self, hello: Hello) -> None:
+        """What a new session does not hold is given up, and what it holds stays its own, as long as it has not ended."""
+        holding = {held.lease: held.tasks for held in hello.holding}
+        left: list[Order] = []
+        for order in self.orders:
+            if isinstance(order, Run):
+                ended = self.ends(order.number)
+                kept = [n for n in expand(order.tasks) if holds(holding.get(order.number, []), n) and n not in ended]
+                if not kept:
+                    continue
+                left.append(msgspec.structs.replace(order, tasks=runs_of(kept)))
+            else:
+                left.append(order)
+        self.orders = left
 
     def _answer(self, reply: str, poll: Poll) -> None:
         self._say("next", reply, poll, Orders([order for order in self.orders if order.number > poll.last]))
@@ -189,11 +209,17 @@ class Pool:
     def ends(self, lease: int) -> dict[int, Ended]:
         """How each task of a lease ended."""
         found: dict[int, Ended] = {}
+        sessions: dict[int, set[str]] = {}
         for report in self.reports:
             for item in report.items:
                 if isinstance(item, Ended) and item.lease == lease:
                     for at, index in enumerate(expand(item.tasks)):
-                        assert index not in found, f"task {index} of lease {lease} ended twice"
+                        if index in found:
+                            # A report that an agent could not forget any more, told again by the next one.
+                            assert report.session not in sessions[index], f"task {index} of lease {lease} ended twice"
+                            assert (found[index].end, found[index].code) == (item.end, item.code)
+                            continue
+                        sessions.setdefault(index, set()).add(report.session)
                         details = item.details[at : at + 1]
                         found[index] = Ended(
                             lease, item.job, [index, index], item.end, item.code, self._words(item), details
@@ -247,7 +273,7 @@ class Rig:
     def __init__(self, server: NatsServer, pool: Pool, shelf: Shelf, root: Path, who: identity.Identity) -> None:
         self.server, self.pool, self.shelf, self.root, self.who = server, pool, shelf, root, who
         self.agent: Agent
-        self._running: list[asyncio.Task[int]] = []
+        self.running: list[asyncio.Task[int]] = []
 
     def options(self, **more: Any) -> AgentOptions:
         """How its agents are started."""
@@ -267,9 +293,9 @@ class Rig:
 
     async def start_without_waiting(self, **more: Any) -> asyncio.Task[int]:
         """Start an agent in this loop."""
-        self.agent = Agent(self.options(**more), owns_children=False)
+        self.agent = Agent(self.options(**more))
         task = asyncio.get_running_loop().create_task(self.agent.run())
-        self._running.append(task)
+        self.running.append(task)
         return task
 
     async def start(self, **more: Any) -> asyncio.Task[int]:
@@ -285,10 +311,15 @@ class Rig:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
+    def keeper_pid(self) -> int:
+        """The process that keeps this worker's tasks."""
+        return int((self.root / "keeper.lock").read_text())
+
     async def close(self) -> None:
-        """End all agents."""
-        for task in self._running:
+        """End all agents, and the keeper."""
+        for task in self.running:
             await self.kill(task)
+        await asyncio.to_thread(end_keeper, self.root)
 
 
 async def gone(pid: int) -> None:

@@ -23,16 +23,15 @@ from events.protocol import POLL_S_MAX, Denied, Hello, Orders, Poll, Report, Rep
 from events.worker import Capacity
 from infra.engine import Engine
 from infra.link import Link, LinkDown, LinkTimeout, NoResponders, Reply
-from worker import confine, identity, leftovers, place, python, usage
+from worker import confine, containers_left, identity, place, python, usage
 from worker.api import Api
 from worker.cache import Cache
 from worker.credential import WorkerCredential
 from worker.executors.base import require_linux
-from worker.executors.container import ContainerExecutor
-from worker.executors.process import ProcessExecutor
+from worker.keeper.client import KeeperClient
+from worker.machine import EXIT_SUPERSEDED
 from worker.messages import Denial, GpusUsable, Ordered, Quit, Stop
 from worker.options import AgentOptions
-from worker.output import OutputDesk
 from worker.resources import Resources, measuring
 from worker.shell import Shell, clock
 from worker.spool import Spool
@@ -47,8 +46,6 @@ REPOLL_EACH_S = 1.0
 QUICK_S = 0.01
 """An empty answer sooner than this is not waiting: the next poll is delayed."""
 ANSWER_S = 1.5
-NOTE_S = 0.5
-"""How often the running processes are written down."""
 BYE_S = 5.0
 """How long the agent tries to say good-bye once nothing runs any more, after a second signal."""
 EMPTY_BYE_S = 2.0
@@ -90,10 +87,8 @@ def _listen(agent: "Agent") -> None:
 class Agent:
     """One session of one worker."""
 
-    def __init__(self, options: AgentOptions, owns_children: bool = True) -> None:
+    def __init__(self, options: AgentOptions) -> None:
         self.options = options
-        self._owns_children = owns_children
-        """Whether every child of this process is a task's; not so inside a test."""
         self.session = "".join(secrets.choice(ALPHABET) for _ in range(SESSION_CHARS))
         self._nonce, self._since_boot_ms = secrets.token_hex(NONCE_BYTES), usage.since_boot_ms()
         self._link: Link
@@ -101,7 +96,6 @@ class Agent:
         self._voice: Voice
         self._shell: Shell
         self._resources: Resources
-        self._containers: ContainerExecutor | None = None
         self._quit: asyncio.Future[Quit] = asyncio.get_running_loop().create_future()
         self._asking: set[asyncio.Future[Reply]] = set()
         self._poll_again = False
@@ -119,9 +113,7 @@ class Agent:
         options, state_folder = self.options, self.options.state
         spool_folder = state_folder / "spool"
         spool_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        await asyncio.to_thread(leftovers.end_all, spool_folder, options.worker)
         tasks_root = str((state_folder / "tasks").absolute())
-        await asyncio.to_thread(place.clear, tasks_root)
         engine = await Engine.find() if options.engines == "auto" else None
         async with contextlib.AsyncExitStack() as stack:
             api = Api(options.api_url, options.api_trust)
@@ -149,8 +141,6 @@ class Agent:
         means = await confine.prepare(
             options.worker, options.isolation, options.rules, memory, options.state / "volumes"
         )
-        if means.volumes is not None:
-            await asyncio.to_thread(means.volumes.clear, tasks_root)
         resources = self._resources = await asyncio.to_thread(measuring, options, self._container_ids)
         stack.callback(resources.close)
         interpreter = python.find_interpreter()
@@ -166,29 +156,46 @@ class Agent:
         shell = self._shell = Shell(
             state, spool, places, means.confiner, self._take_report, self._repoll, self._quitting
         )
-        output = spool_folder / "output"
-        shell.print_to(OutputDesk(output, shell.on_output_settled, shell.flush, options.spool_bytes_max))
-        stack.callback(shell.desk.close)
-        shell.processes = ProcessExecutor(
-            options.worker, shell.desk.write, shell.on_ended, shell.flush, self._owns_children, means.cgroups
-        )
-        shell.executors |= dict.fromkeys(("process", "shell", "python"), shell.processes)
+        shell.keeper = KeeperClient(
+            options.state, options.worker, options.version, options.spool_bytes_max,
+            shell.on_ended, shell.on_output_settled, shell.flush, self._keeper_killed,
+            lambda why: self._quitting(Quit(EXIT_FAILED, why)),
+        )  # fmt: skip
+        stack.callback(shell.keeper.close)
         if interpreter:
             shell.environments = python.Environments(options.state / "environments", interpreter, options.packages)
             stack.push_async_callback(shell.environments.close)
-        stack.push_async_callback(shell.processes.close)
+        kept = await shell.keeper.open(self.session, self._output_subject)
+        used = {one.folder for one in kept}
+        if means.volumes is not None:
+            await asyncio.to_thread(means.volumes.clear, tasks_root, used)
+        await asyncio.to_thread(place.clear, tasks_root, used)
+        shell.adopt(kept)
         if engine is not None:
-            shell.executors["container"] = containers = self._containers = await ContainerExecutor.open(
-                engine, options.state / "private-images", options.worker, shell.desk.write, shell.on_ended, shell.flush
-            )
-            stack.push_async_callback(containers.close)
+            await containers_left.clear(engine, options, kept)
         stack.push_async_callback(shell.close)
+
+    @property
+    def _output_subject(self) -> str:
+        return f"req.{self.options.pool}.{self.options.worker}.output"
+
+    def _keeper_killed(self) -> None:
+        _log.error("worker.keeper_killed", then="its tasks are lost; another one is started")
+        self._shell.all_lost()
+        if "container" in self._shell.state.capacity.kinds:
+            self._clearing = self._start(self._clear())
+
+    async def _clear(self) -> None:
+        engine = await Engine.find()
+        if engine is not None:
+            await containers_left.clear(engine, self.options, [])
 
     async def _work(self, stack: contextlib.AsyncExitStack) -> int:
         options, base = self.options, f"req.{self.options.pool}.{self.options.worker}"
         for who in (f"{options.worker}.{self._nonce}", "all"):
             subscription = await self._link.subscribe(f"push.{options.pool}.{who}.poll", self._pushed)
             stack.callback(subscription.close)
+        self._shell.keeper.deliver_through(self._link, self._voice)
         # What is here now lives as long as the agent: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -196,9 +203,7 @@ class Agent:
         loops = [
             self._start(self._poll_loop(f"{base}.next")),
             self._start(self._report_loop(f"{base}.report")),
-            self._start(self._shell.desk.run(self._link, f"{base}.output", self.session, self._voice)),
             self._start(self._heartbeat_loop(f"hb.{options.pool}.{options.worker}")),
-            self._start(self._note_loop()),
             self._start(self._credential.run(self._link)),
             self._start(self._credential.tell(self._link)),
         ]
@@ -208,6 +213,8 @@ class Agent:
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
+        if not quit_.code or quit_.code == EXIT_SUPERSEDED:
+            self._shell.keeper.leave()
         if quit_.code:
             _log.error("worker.stopped", why=quit_.why)
             sys.stderr.write(f"worker {options.worker}: {quit_.why}\n")
@@ -230,7 +237,7 @@ class Agent:
             self._quit.set_result(quit_)
 
     def _container_ids(self) -> list[str]:
-        return self._containers.ids if self._containers is not None else []
+        return list(self._shell.keeper.containers.values())
 
     # Stopping
 
@@ -384,13 +391,3 @@ class Agent:
                 self._link.send(subject, protocol.pack(sample.beat))
                 resources.told()
             await asyncio.sleep(resources.interval_s * random.uniform(0.95, 1.05))
-
-    async def _note_loop(self) -> None:
-        """Write down what runs, for the next agent, should this one be killed."""
-        noted: frozenset[int] = frozenset()
-        while True:
-            await asyncio.sleep(NOTE_S)
-            pids = frozenset(process.pid for process in self._shell.processes.running.values() if process.watched)
-            if pids != noted:
-                noted = pids
-                leftovers.note(self.options.state / "spool", pids)

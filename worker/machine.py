@@ -15,7 +15,9 @@ from events.protocol import Cancel, Drain, Ended, Report, ReportItem, Run, Start
 from events.task import AttemptEnd
 from events.units import size_text
 from worker import gpus
+from worker.machine_resume import adopted, slept
 from worker.messages import (
+    Adopted,
     Answered,
     Began,
     Denial,
@@ -31,6 +33,7 @@ from worker.messages import (
     Save,
     Saved,
     Send,
+    Slept,
     Start,
     Stimulus,
     Stop,
@@ -373,6 +376,8 @@ def _quit(state: State, code: int, why: str) -> None:
 
 _RULES: dict[type, Callable[[State, Any], None]] = {
     Ordered: _ordered,
+    Adopted: adopted,
+    Slept: slept,
     Denial: _denial,
     Began: _began,
     Freed: _freed,

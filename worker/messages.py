@@ -26,6 +26,22 @@ class Denial(msgspec.Struct, frozen=True, gc=False):
     now: int
 
 
+class Adopted(msgspec.Struct, frozen=True, gc=False):
+    """These attempts (order, index, since when) of an earlier agent go on, or have ended and `Done` follows. Told before
+    anything else; after a reboot there are none, so that the first poll says that nothing is held.
+    """
+
+    attempts: list[tuple[Run, int, int]]
+    now: int
+
+
+class Slept(msgspec.Struct, frozen=True, gc=False):
+    """The machine stood still for `ms`, which no clock of the machine's counted: it was suspended."""
+
+    ms: int
+    now: int
+
+
 class Began(msgspec.Struct, frozen=True, gc=False):
     """An attempt that needed preparation (inputs, an image) runs now."""
 
@@ -96,7 +112,9 @@ class Stop(msgspec.Struct, frozen=True, gc=False):
     kill: bool = False
 
 
-Stimulus: TypeAlias = Ordered | Denial | Began | Freed | Done | Saved | Answered | Tick | GpusUsable | Stop
+Stimulus: TypeAlias = (
+    Ordered | Adopted | Slept | Denial | Began | Freed | Done | Saved | Answered | Tick | GpusUsable | Stop
+)
 
 
 class Start(msgspec.Struct, frozen=True, gc=False):

@@ -9,17 +9,17 @@ import asyncio
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
 from events import protocol
 from events.base import JobId
-from events.protocol import OUTPUT_PIECE_BYTES_MAX, OUTPUT_PIECES_MAX, Denied, Output, Piece, Progress
+from events.protocol import OUTPUT_PIECE_BYTES_MAX, OUTPUT_PIECES_MAX, Asked, Denied, Output, Piece, Progress, Verb
 from events.protocol import Run as RunOrder
-from infra.link import Link, LinkDown, LinkTimeout, NoResponders
+from infra.link import LinkDown, LinkTimeout, NoResponders, Reply
 from worker.backlog import MARK_STREAM, Backlog, Tail, frame
 from worker.state import Key
-from worker.voice import Voice
 
 NOT_WANTED = -1
 ATTEMPT_BYTES_MAX = 1024**3 - 1024**2
@@ -64,6 +64,22 @@ class Stream:
     def done(self) -> bool:
         """Whether all of it is safe."""
         return self.safe >= self.backlog.size
+
+
+class Requests(Protocol):
+    """A link to the platform, as far as output needs one."""
+
+    async def request(self, subject: str, data: bytes, timeout_s: float) -> Reply:
+        """As `infra.link.Link.request`."""
+        ...
+
+
+class Believes(Protocol):
+    """Tells the platform's answers from others'."""
+
+    def believed(self, verb: Verb, asked: Asked, data: bytes) -> bytes | None:
+        """As `worker.voice.Voice.believed`."""
+        ...
 
 
 class OutputDesk:
@@ -205,7 +221,7 @@ class OutputDesk:
 
     # To the platform
 
-    async def run(self, link: Link, subject: str, session: str, voice: Voice) -> None:
+    async def run(self, link: Requests, subject: str, session: str, voice: Believes) -> None:
         """Deliver until cancelled. What is on its way then is sent again by the next to run."""
         senders = [asyncio.ensure_future(self._send(link, subject, session, voice)) for _ in range(MESSAGES_MAX)]
         try:
@@ -215,7 +231,7 @@ class OutputDesk:
                 sender.cancel()
             await asyncio.gather(*senders, return_exceptions=True)
 
-    async def _send(self, link: Link, subject: str, session: str, voice: Voice) -> None:
+    async def _send(self, link: Requests, subject: str, session: str, voice: Believes) -> None:
         """Deliver, one message after the other."""
         pause = RETRY_S_MIN
         while True:

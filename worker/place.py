@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 import structlog
@@ -90,6 +90,11 @@ class Places:
     def hold(self, key: Key, release: Callable[[], None]) -> None:
         """Call `release` once the attempt needs its folder no more."""
         self._held.setdefault(key, []).append(release)
+
+    def adopt(self, folders: dict[Key, str]) -> None:
+        """These folders of an earlier agent's attempts are in use."""
+        self._folders.update(folders)
+        self._bounded.update(key for key, folder in folders.items() if os.path.ismount(folder))
 
     def remove(self, key: Key) -> None:
         """An attempt needs its folder no more: keep it for the next task when it is as good as new, else remove it."""
@@ -214,11 +219,13 @@ def _remove(folder: str) -> None:
         _log.warning("worker.folder_left", folder=folder)
 
 
-def clear(root: str) -> None:
-    """Remove every task folder that an earlier agent left."""
+def clear(root: str, but: Collection[str]) -> None:
+    """Remove every task folder that an earlier agent left, `but` those in use."""
     os.makedirs(root, FOLDER_MODE, exist_ok=True)
     for name in os.listdir(root):
         path = f"{root}/{name}"
+        if path in but:
+            continue
         if os.path.isdir(path) and not os.path.islink(path):
             _remove(path)
         else:

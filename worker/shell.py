@@ -3,22 +3,25 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
 import structlog
 
+from events.base import expand
 from events.protocol import Report, Run
 from events.task import AttemptEnd, Detail, FileRef
 from worker import gpus, machine
 from worker.api import Unavailable
 from worker.confine import Confiner
-from worker.emits import Emits, emits, emitted
-from worker.executors.base import GRACE_S, STDERR, Executor, Failed, Launch, Ran, Rejected
-from worker.executors.process import ProcessExecutor
+from worker.emits import emits, emitted
+from worker.executors.base import GRACE_S, STDERR, Failed, Launch, Ran, Rejected
 from worker.inputs import environment
+from worker.keeper import wire
+from worker.keeper.client import KeeperClient, ran_of
 from worker.messages import (
+    Adopted,
     Answered,
     Began,
     Done,
@@ -36,7 +39,6 @@ from worker.messages import (
     Stimulus,
     Tick,
 )
-from worker.output import OutputDesk
 from worker.place import Places, give
 from worker.program import as_typed, program
 from worker.python import Environments, prepare
@@ -46,6 +48,7 @@ from worker.state import Key, State
 
 TICK_S = 0.025
 SUCCEEDED = ("exit", 0)
+KEEPER_KILLED = "the process that keeps this worker's tasks was killed, and they with it"
 
 _log = structlog.get_logger()
 
@@ -88,11 +91,7 @@ class Shell:
         on_quit: Callable[[Quit], None],
     ) -> None:
         self.state, self._spool, self._places, self._confiner = state, spool, places, confiner
-        self.processes: ProcessExecutor
-        self.executors: dict[str, Executor] = {}
-        """By kind of task. That of processes is named apart, since it starts them without waiting."""
-        self.desk: OutputDesk
-        self.emits: Emits
+        self.keeper: KeeperClient
         self.environments: Environments | None = None
         """Of Python tasks, where there is a Python."""
         self._loop = asyncio.get_running_loop()
@@ -115,10 +114,6 @@ class Shell:
             Repoll: lambda instruction: on_repoll(),
             Quit: on_quit,
         }
-
-    def print_to(self, desk: OutputDesk) -> None:
-        """What tasks print and emit goes there."""
-        self.desk, self.emits = desk, Emits(desk.write, desk.progress)
 
     def feed(self, stimulus: Stimulus) -> None:
         """Tell the machine, and do what it says. What that brings about is told next, not in between."""
@@ -146,7 +141,6 @@ class Shell:
 
     def _tick(self) -> None:
         self._timer = None
-        self.emits.look_at_all(self._at_work(), self._loop.time())
         self.feed(Tick(clock()))
 
     def _gather(self) -> None:
@@ -178,12 +172,6 @@ class Shell:
             task.cancel()
         await asyncio.gather(*tasks, *self._saving, return_exceptions=True)
 
-    def _at_work(self) -> Iterator[tuple[Run, int, str]]:
-        """The attempts that run, with their folders."""
-        for key, attempt in self.state.running.items():
-            if attempt.began >= 0:
-                yield attempt.order, attempt.index, self._places.path(key)
-
     # Starting
 
     def _start(self, start: Start) -> None:
@@ -202,10 +190,11 @@ class Shell:
             if box is not None:
                 give(folder, box.uid)
             env = order.text.env | self._gpus(order) if self.state.capacity.gpus else order.text.env
-            self.processes.spawn(Launch(order, index, folder, order.text.command, env, box))
         except Rejected as error:
             self._places.remove(key)
             self._ends.append(End(*key, "rejected", 0, str(error)))
+            return
+        self.keeper.spawn(Launch(order, index, folder, order.text.command, env, box))
 
     def _gpus(self, order: Run) -> dict[str, str]:
         return gpus.environment(order) if self.state.capacity.gpus else {}
@@ -217,17 +206,16 @@ class Shell:
             await self._launch(order, index, key)
         except Rejected as error:
             self._places.remove(key)
-            self._drop_output(key)  # it may have told how far it came
+            self.keeper.drop(key)  # it may have told how far it came
             self._ends.append(End(*key, "rejected", 0, str(error)))
             self._preparing.pop(key, None)
             self.flush()
         except Failed as error:
             self._preparing.pop(key, None)
-            self.on_ended(Ran(order, index, "exit", error.code, str(error)))
-            self.flush()
+            self.keeper.fail(order, index, self._places.path(key), error.code, str(error))
         except BaseException:
             self._places.remove(key)
-            self._drop_output(key)
+            self.keeper.drop(key)
             raise
         else:
             self._preparing.pop(key, None)
@@ -241,13 +229,10 @@ class Shell:
             await places.bound(key, size)
         await places.fill(order, folder, own)
         secrets = await places.secrets(order, index)
-        executor = self.executors.get(order.kind)
-        if executor is None:
-            raise Rejected(f"this machine runs no tasks of kind {order.kind!r}")
         python = None
         if order.kind == "python" and self.environments is not None:
             python = await prepare(
-                self.environments, order, folder, lambda said: self.desk.write(order, index, STDERR, said)
+                self.environments, order, folder, lambda said: self.keeper.write(order, index, STDERR, said)
             )
             if python.environment:
                 places.hold(key, lambda: self._release(python.environment))
@@ -260,18 +245,13 @@ class Shell:
         if box is not None:
             await asyncio.to_thread(give, folder, box.uid)
         try:
-            await executor.launch(Launch(order, index, folder, args, {**env, **secrets, **self._gpus(order)}, box))
+            await self.keeper.launch(Launch(order, index, folder, args, {**env, **secrets, **self._gpus(order)}, box))
         except Rejected as error:
             raise Rejected(as_typed(str(error), order, args)) from None
 
     def _release(self, environment: str) -> None:
         if self.environments is not None:
             self.environments.release(environment)
-
-    def _drop_output(self, key: Key) -> None:
-        if self.desk.has(key):
-            self.desk.drop(key)
-            self.desk.end(key)
 
     def _kill(self, kill: Kill) -> None:
         key = (kill.lease, kill.index)
@@ -285,25 +265,52 @@ class Shell:
             if settling.results is not None:
                 settling.results.cancel()
                 settling.results = None
-            self.desk.drop(key)
+            self.keeper.drop(key)
             self._check(key)
-        else:
-            for executor in {*self.executors.values()}:
-                if key in executor.running:
-                    # A worker that stops now does not wait; a cancelled task may clean up.
-                    executor.kill(key, kill.end, kill.reason, 0 if kill.end == "lost" else GRACE_S)
+        elif key in self.keeper.running:
+            # A worker that stops now does not wait; a cancelled task may clean up.
+            self.keeper.kill(key, kill.end, kill.reason, 0 if kill.end == "lost" else GRACE_S)
+
+    # An earlier agent's
+
+    def adopt(self, kept: list[wire.Kept]) -> None:
+        """Go on with what the keeper has. Told before anything else."""
+        now = clock()
+        attempts = [(one.order, one.index, now - one.age_ms) for one in kept]
+        self._places.adopt({(one.order.number, one.index): one.folder for one in kept})
+        self.feed(Adopted(attempts, now))
+        for one in kept:
+            key = (one.order.number, one.index)
+            if key not in self.state.running:
+                self._places.remove(key)
+                self.keeper.forget([key])
+            elif one.ended is not None:
+                self.on_ended(ran_of(one.ended, one), one.ended.output)
+                if one.settled is not None:
+                    settled = one.settled
+                    self.on_output_settled(key, settled.digest, settled.size, settled.lost)
+        self.flush()
+
+    def all_lost(self) -> None:
+        """The keeper was killed, and with it all that it had."""
+        for key in [*self.state.running, *self.state.settling]:
+            if key in self._preparing:
+                continue
+            settling = self._settling.pop(key, None)
+            if settling is not None and settling.results is not None:
+                settling.results.cancel()
+            self._places.remove(key)
+            self._ends.append(End(*key, "lost", 0, KEEPER_KILLED))
+        self.flush()
 
     # Ending
 
-    def on_ended(self, ran: Ran) -> None:
-        """An executor's processes of an attempt are gone. `flush` follows."""
+    def on_ended(self, ran: Ran, has_output: bool) -> None:
+        """Nothing of an attempt runs any more. `flush` follows."""
         key = ran.key
         text = ran.order.text
-        folder = self._places.path(key)
-        self.emits.look(ran.order, key[1], folder, self._loop.time(), last=True)
-        has_output = self.desk.has(key)
         # What a stopped task has by then is kept, too; a worker that stops has no time for it.
-        takes_results = ran.end != "lost" and (bool(text.results) or emits(folder))
+        takes_results = ran.end != "lost" and (bool(text.results) or emits(self._places.path(key)))
         if not has_output and not takes_results:
             self._places.remove(key)
             self._ends.append(End(*key, ran.end, ran.code, ran.reason, detail_of(ran)))
@@ -314,14 +321,12 @@ class Shell:
             settling.results = self._watched(self._collect(settling))
         else:
             self._places.remove(key)
-        if has_output:
-            self.desk.end(key)
 
     def on_output_settled(self, key: Key, digest: str, size: int, lost: str) -> None:
-        """An ended attempt's output is safe, or nobody wants it."""
+        """An ended attempt's output is safe, or nobody wants it. `flush` follows."""
         settling = self._settling.get(key)
         if settling is None:
-            return  # it never ran
+            return  # it was dropped, or is told of once more
         settling.output = False
         settling.detail = msgspec.structs.replace(settling.detail, out_size=size, out=digest)
         if lost:
@@ -377,6 +382,7 @@ class Shell:
     async def _save_batch(self, save: Save) -> None:
         try:
             await asyncio.to_thread(self._spool.save, save.batch, save.items)
+            self.keeper.forget((ended.lease, index) for ended in save.items for index in expand(ended.tasks))
         except OSError as error:
             # Going on risks these results only if the agent dies before they are recorded; waiting risks all work.
             _log.error("worker.spool_failed", why=str(error), tasks=len(save.items))

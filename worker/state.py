@@ -104,7 +104,7 @@ class State:
         self.sent_batches: list[int] = []
         self.sequence = 0
         self.earlier: dict[tuple[int, JobId], Runs] = {}
-        """What ended in an earlier session: an order that names it again is for a report still on its way."""
+        """What ended in an earlier session, or was adopted from it: an order that names it again is for this very attempt."""
 
         for batch in self.saved:
             for ended in batch.items:

@@ -109,8 +109,7 @@ class TestLimits:
         assert "0.2 s" in ended.reason
         assert 200 <= ended.details[0].wall_ms < 5000
 
-    async def test_time_for_one_that_does_not_listen(self, at_work: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("worker.executors.process.ProcessExecutor.kill.__defaults__", (0.2,))
+    async def test_time_for_one_that_does_not_listen(self, at_work: Rig) -> None:
         ended = await at_work.pool.ended(at_work.pool.sh("trap '' TERM; sleep 60 & wait; wait", time_limit_ms=200))
         assert ended.end == "timeout"
 

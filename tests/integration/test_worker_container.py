@@ -1,10 +1,10 @@
 """Tasks in containers of a real engine, with an image made of nothing but busybox."""
 
 import asyncio
-import contextlib
 import io
 import os
 import shutil
+import signal
 import tarfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -17,8 +17,7 @@ from events.protocol import Cancel
 from events.spec import Input, TaskText
 from infra.engine import Engine
 from tests.needs import need
-from tests.worker_support import JOB, TICKET, Rig, rigged
-from worker.executors.container import ContainerExecutor
+from tests.worker_support import JOB, TICKET, WAIT_S, Rig, rigged
 
 IMAGE = "localhost:1/hive-test-busybox"
 TAG = f"test-{os.getpid()}"
@@ -187,14 +186,25 @@ async def test_what_cannot_be_started_is_rejected(
         assert why in ended.reason
 
 
-async def test_what_a_killed_agent_left_is_removed(rig: Rig) -> None:
+async def test_a_killed_agents_container_goes_on_and_its_output_is_complete(rig: Rig) -> None:
+    lease = sh(rig, "i=0; while [ $i -lt 300 ]; do echo line $i; i=$((i+1)); sleep 0.01; done; exit 7")
+    await rig.pool.until(lambda: b"line 3\n" in rig.pool.text(lease), "it prints")
+    await rig.kill(rig.running[-1])
+    await rig.start(engines="auto")
+    assert [held.lease for held in rig.pool.hellos[-1][1].holding] == [lease]
+    ended = await rig.pool.ended(lease)
+    assert (ended.end, ended.code) == ("exit", 7)
+    assert rig.pool.text(lease) == b"".join(b"line %d\n" % n for n in range(300))
+
+
+async def test_a_killed_keepers_containers_are_removed(rig: Rig) -> None:
     lease = sh(rig, "while true; do sleep 0.05; done")
     await rig.pool.until(lambda: rig.pool.started(lease), "it starts")
-    containers = rig.agent._shell.executors["container"]
-    assert isinstance(containers, ContainerExecutor)
-    with contextlib.suppress(asyncio.CancelledError):
-        containers.running.clear()  # so that it is not removed, as when the agent is killed
-    await rig.close()
-    rig.pool.orders.clear()
-    await rig.start(engines="auto")
-    await nothing_left(rig)
+    os.kill(rig.keeper_pid(), signal.SIGKILL)
+    assert (await rig.pool.ended(lease)).end == "lost"
+    engine = await Engine.find()
+    assert engine is not None
+    async with asyncio.timeout(WAIT_S):
+        while await engine.labelled(f"hive.worker={rig.who.worker}"):
+            await asyncio.sleep(0.05)
+    await engine.close()

@@ -133,8 +133,7 @@ class TestBreakout:
         """An LD_PRELOAD would be loaded into it, with all its rights."""
         lease = rig.pool.sh("echo $MARK; sleep 600", env={"LD_PRELOAD": "/tmp/evil.so", "MARK": "m"})
         await rig.pool.until(lambda: b"m\n" in rig.pool.text(lease), "it runs")
-        (process,) = rig.agent._shell.processes.running.values()
-        outside, first, *inside = tree.descendants(process.pid)
+        _, outside, first, *inside = tree.descendants(rig.keeper_pid())
         assert inside
         for pid in (outside, first):
             assert not {"LD_PRELOAD", "MARK"} & tree.environment(pid).keys()

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parent.parent.parent
 PROGRAM = """
 import json, sys
 from pathlib import Path
+from typing import Any
 from worker.agent import AgentOptions, run
 options = json.load(sys.stdin)
 sys.exit(run(AgentOptions(**options | {"state": Path(options["state"]), "seed": Path(options["seed"])})))
@@ -31,10 +33,10 @@ class Process:
         self.said = b""
 
     @classmethod
-    async def start(cls, rig: Rig) -> "Process":
+    async def start(cls, rig: Rig, **more: Any) -> "Process":
         """Start it and wait until the pool knows it."""
         # The program reads its options from the standard input: a key is never on a command line.
-        given = msgspec.to_builtins(rig.options(), enc_hook=str)
+        given = msgspec.to_builtins(rig.options(**more), enc_hook=str)
         options = {name: value for name, value in given.items() if not name.endswith("_trust")}
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", PROGRAM, cwd=ROOT, stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
@@ -45,6 +47,12 @@ class Process:
         process.stdin.close()
         await rig.pool.until(lambda: len(rig.pool.hellos) > greeted, "the agent says hello")
         return cls(process)
+
+    async def kill(self) -> None:
+        """As `kill -9`."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        await self.process.wait()
 
     async def ended(self) -> int:
         """Its exit code."""
@@ -58,9 +66,7 @@ class Process:
 async def agent(rig: Rig) -> AsyncGenerator[Process]:
     agent = await Process.start(rig)
     yield agent
-    with contextlib.suppress(ProcessLookupError):
-        agent.process.kill()
-    await agent.process.wait()
+    await agent.kill()
 
 
 async def pid_of(rig: Rig, lease: int) -> int:
@@ -92,34 +98,6 @@ async def test_a_second_signal_ends_it_at_once(rig: Rig, agent: Process) -> None
     await gone(pid)
 
 
-async def test_a_killed_agents_tasks_end_when_the_next_starts(rig: Rig, agent: Process) -> None:
-    inside = await pid_of(rig, rig.pool.sh("sleep 600 & echo $!; wait"))
-    outside = await pid_of(rig, rig.pool.sh("setsid sleep 600 & echo $!; wait"))
-    agent.process.kill()
-    await agent.process.wait()
-    rig.pool.orders.clear()
-    await rig.start()
-    await gone(inside)
-    await gone(outside)
-    assert rig.pool.hellos[-1][1].holding == []
-    assert not any((rig.root / "tasks").iterdir())
-
-
-async def test_of_tasks_that_wiped_their_environment_too(rig: Rig, agent: Process) -> None:
-    lease = rig.pool.sh("exec env -i sleep 600")
-    record = rig.root / "spool" / "running"
-    await rig.pool.until(lambda: rig.pool.started(lease), "it starts")
-    async with asyncio.timeout(WAIT_S):
-        while not record.exists():
-            await asyncio.sleep(0.01)
-    (pid,) = (int(child) for child in tree.children(agent.process.pid))
-    agent.process.kill()
-    await agent.process.wait()
-    rig.pool.orders.clear()
-    await rig.start()
-    await gone(pid)
-
-
 async def test_a_second_agent_is_refused_with_a_remedy(rig: Rig, agent: Process) -> None:
     from worker.identity import StateInUse, claim
 
@@ -131,5 +109,5 @@ async def test_zombies_are_not_collected(rig: Rig, agent: Process) -> None:
     lease = rig.pool.sh("for i in 1 2 3 4 5; do (setsid sh -c 'sleep 0.05' &) ; done", [0, 9])
     await rig.pool.until(lambda: len(rig.pool.ends(lease)) == 10, "all end")
     async with asyncio.timeout(WAIT_S):
-        while tree.children(agent.process.pid):
+        while tree.children(rig.keeper_pid()):
             await asyncio.sleep(0.01)

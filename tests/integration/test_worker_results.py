@@ -14,6 +14,7 @@ from events.inputs import File, Input, files_of, list_bytes
 from events.protocol import Cancel, Ended
 from events.task import Detail
 from tests.worker_support import JOB, Rig, rigged
+from worker.emits import EMIT_BYTES_MAX
 from worker.results import pattern_of
 
 
@@ -161,9 +162,8 @@ async def test_emitting_through_a_link_reads_nothing(rig: Rig) -> None:
     assert b"root:" not in rig.pool.text(ended.lease)
 
 
-async def test_what_is_emitted_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.emits.EMIT_BYTES_MAX", 10_000)
-    ended, detail = await left(rig, """for n in $(seq 2000); do echo '{"json": 12345}'; done >> "$HIVE_EMIT" """)
+async def test_what_is_emitted_is_bounded(rig: Rig) -> None:
+    ended, detail = await left(rig, """for n in $(seq 70000); do echo '{"json": 12345}'; done >> "$HIVE_EMIT" """)
     assert (ended.end, ended.code) == ("exit", 0)
-    assert len(msgspec.json.decode(rig.shelf.blobs[detail.emitted])) == 10_000 // 16
+    assert len(msgspec.json.decode(rig.shelf.blobs[detail.emitted])) == EMIT_BYTES_MAX // 16
     assert rig.pool.text(ended.lease).count(b"more was emitted than is kept") == 1

@@ -17,6 +17,7 @@ from events.task import Detail
 from events.worker import Capacity
 from worker.machine import needs_preparing, step
 from worker.messages import (
+    Adopted,
     Answered,
     Began,
     Done,
@@ -29,6 +30,7 @@ from worker.messages import (
     Save,
     Saved,
     Send,
+    Slept,
     Start,
     Stimulus,
     Stop,
@@ -60,6 +62,10 @@ class Machine(RuleBasedStateMachine):
         self.recorded: dict[Task, Ended] = {}
         self.leased: set[Task] = set()
         self.given_up: set[Task] = set()
+        self.keeper: dict[Task, Run] = {}
+        """What runs, or whose end is not on disk yet: it outlives the agent."""
+        self.ended: dict[Task, End] = {}
+        """How those ended that have."""
         self.taken_before: set[int] = set()
         """Orders that earlier sessions took in."""
         self._agent()
@@ -88,6 +94,8 @@ class Machine(RuleBasedStateMachine):
                 assert not any(key[0] == e.lease and key[1] in expand(e.tasks) for b in self.disk.values() for e in b)
                 self.run_before.add(key)
                 self.processes[key] = one.order
+                if not needs_preparing(one.order):
+                    self.keeper[key] = one.order
             elif isinstance(one, Kill):
                 assert (one.lease, one.index) in self.processes or (one.lease, one.index) in self.settling
                 assert (one.lease, one.index) not in self.killed, "killed twice"
@@ -195,27 +203,35 @@ class Machine(RuleBasedStateMachine):
     def ends(self, data: st.DataObject, later: bool, code: int) -> None:
         key = self._some(data, self.processes)
         order = self.processes.pop(key)
+        if needs_preparing(order) and code:
+            self.keeper.pop(key, None)
+            self._tell(Done([End(*key, "rejected", 0, "no input")], self.now))
+            return
+        self.keeper[key] = order
+        end = "cancelled" if key in self.killed and not later else "exit"
+        self.ended[key] = End(*key, end, code, detail=Detail(wall_ms=code))
+        self._ends(key, later)
+
+    def _ends(self, key: Task, later: bool) -> None:
         if later:
             self.settling.add(key)
             self._tell(Freed(*key, self.now))
-            return
-        if needs_preparing(order) and code:
-            self._tell(Done([End(*key, "rejected", 0, "no input")], self.now))
-            return
-        end = "cancelled" if key in self.killed else "exit"
-        self._tell(Done([End(*key, end, code, detail=Detail(wall_ms=code))], self.now))
+        else:
+            self._tell(Done([self.ended[key]], self.now))
 
     @precondition(lambda self: self.settling)
     @rule(data=st.data())
     def settles(self, data: st.DataObject) -> None:
         key = self._some(data, self.settling)
         self.settling.discard(key)
-        self._tell(Done([End(*key, detail=Detail())], self.now))
+        self._tell(Done([self.ended[key]], self.now))
 
     @precondition(lambda self: self.processes)
     @rule(data=st.data())
     def begins(self, data: st.DataObject) -> None:
-        self._tell(Began(*self._some(data, self.processes), self.now))
+        key = self._some(data, self.processes)
+        self.keeper[key] = self.processes[key]
+        self._tell(Began(*key, self.now))
 
     @precondition(lambda self: self.save is not None)
     @rule()
@@ -223,6 +239,9 @@ class Machine(RuleBasedStateMachine):
         assert self.save is not None
         save, self.save = self.save, None
         self.disk[save.batch] = save.items
+        for ended in save.items:
+            for index in expand(ended.tasks):
+                self.keeper.pop((ended.lease, index), None)
         self._tell(Saved(save.batch, self.now))
 
     @rule(ms=st.sampled_from((1, 30, 60, 700, 2100)))
@@ -234,13 +253,32 @@ class Machine(RuleBasedStateMachine):
     def stop(self, kill: bool) -> None:
         self._tell(Stop(self.now, kill))
 
-    @rule(saved=st.booleans())
-    def killed_and_started_again(self, saved: bool) -> None:
-        """What was being saved may be on disk or not."""
+    @rule(ms=st.sampled_from((-10_000, 100, 7000)), jump=st.sampled_from((0, -3000, 100_000)))
+    def sleeps(self, ms: int, jump: int) -> None:
+        """The machine was suspended, or its clock is another one afterwards."""
+        self.now = max(0, self.now + jump)
+        self._tell(Slept(ms, self.now))
+
+    @rule(saved=st.booleans(), rebooted=st.booleans(), later=st.booleans())
+    def killed_and_started_again(self, saved: bool, rebooted: bool, later: bool) -> None:
+        """What was being saved may be on disk or not; what ran goes on, unless the machine was."""
         if saved and self.save is not None:
             self.disk[self.save.batch] = self.save.items
         self.taken_before |= self.taken
         self._agent()
+        if rebooted:
+            self.keeper, self.ended = {}, {}
+            return
+        self._tell(Adopted([(order, index, self.now) for (_, index), order in self.keeper.items()], self.now))
+        for key, order in list(self.keeper.items()):
+            if key not in self.state.running:
+                del self.keeper[key]  # its end is on disk
+                continue
+            self.run_before.add(key)
+            self.processes[key] = order
+            if key in self.ended:
+                del self.processes[key]
+                self._ends(key, later)
 
     # What always holds
 
