@@ -276,9 +276,8 @@ class Shell:
     def adopt(self, kept: list[wire.Kept]) -> None:
         """Go on with what the keeper has. Told before anything else."""
         now = clock()
-        attempts = [(one.order, one.index, now - one.age_ms) for one in kept]
         self._places.adopt({(one.order.number, one.index): one.folder for one in kept})
-        self.feed(Adopted(attempts, now))
+        self.feed(Adopted([(one.order, one.index, now - one.age_ms) for one in kept], now))
         for one in kept:
             key = (one.order.number, one.index)
             if key not in self.state.running:
@@ -286,8 +285,7 @@ class Shell:
                 self.keeper.forget([key])
             elif one.ended is not None:
                 self.on_ended(ran_of(one.ended, one), one.ended.output)
-                if one.settled is not None:
-                    settled = one.settled
+                if (settled := one.settled) is not None:
                     self.on_output_settled(key, settled.digest, settled.size, settled.lost)
         self.flush()
 
