@@ -86,6 +86,7 @@ class KeyEvent(Event):
 class KeyIssued(KeyEvent, tag="key.issued"):
     """A user has another API key. It may do what `role` may (all of the user's roles when empty), narrowed to `scopes`
     when there are any, until `expires_at` (ms since 1970; 0: for good). `prefix` is how it begins, for people.
+    `requests_per_min`: how often one may ask with it; 0: as often as the user.
     """
 
     user: UserId
@@ -96,6 +97,7 @@ class KeyIssued(KeyEvent, tag="key.issued"):
     scopes: list[str] = []
     expires_at: int = 0
     replaces: KeyId = ""
+    requests_per_min: int = 0
 
 
 class KeyExpirySet(KeyEvent, tag="key.expiry_set"):

@@ -13,10 +13,13 @@ class PoolEvent(Event):
 
 
 class WriterLed(PoolEvent, tag="pool.writer_led"):
-    """A control plane took the place of this subject's one writer."""
+    """A control plane took the place of this subject's one writer. `signing_key`: the public key with which it signs what
+    workers are told.
+    """
 
     writer: str
     version: str = ""
+    signing_key: str = ""
 
 
 AnyPoolEvent = WriterLed

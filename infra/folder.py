@@ -24,10 +24,18 @@ CLAIM_TRIES = 20
 CLAIM_PAUSE_S = 0.02
 """`running()` takes the lock for a moment to see whether it is free: a claim tries again for 0.4 s."""
 KEY_BYTES = 32
+ADMIN_KEY_CHARS = 40
+RANDOM_KEYS = ("data.key", "ticket.key", "session.key")
+DISTINCT_MIN = 12
+"""Fewer different bytes than random keys ever have."""
 
 
 class FolderInUse(Exception):
     """Another process owns the data folder; the text names it and the remedy."""
+
+
+class WeakSecret(Exception):
+    """A key in the data folder can be guessed; the text names it and the remedy."""
 
 
 class FolderGone(Exception):
@@ -167,6 +175,19 @@ class Folder:
             os.unlink(temporary)
         sync_folder(path.parent)
         return _read_secret(path)
+
+    def check_secrets(self) -> None:
+        """Raise WeakSecret when one that is there can be guessed: somebody put it there, or it is damaged."""
+        for name, least in (("admin.key", ADMIN_KEY_CHARS), *((name, KEY_BYTES) for name in RANDOM_KEYS)):
+            path = self.path("keys", name)
+            if not path.exists():
+                continue
+            data = _read_secret(path)
+            if len(data) < least or len({*data}) < DISTINCT_MIN:
+                raise WeakSecret(
+                    f"{path} is no random key of {least} bytes or more ({len(data)} bytes, {len({*data})} different ones): "
+                    "restore the one that the hive made, or, if it never was used, delete it and another is made"
+                )
 
     def admin_key(self) -> str:
         """The key that guards the HTTP API: `hive_` and 43 characters that are safe in a URL."""

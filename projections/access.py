@@ -72,6 +72,7 @@ class Key(msgspec.Struct):
     since: int
     expires_at: int
     revoked: bool = False
+    requests_per_min: int = 0
 
     def live(self, now: int) -> bool:
         """Whether it opens anything at `now` (ms), as far as it is up to the key."""
@@ -218,7 +219,15 @@ def _acted(access: Access, event: UserActed, at: int) -> None:
 
 def _key_issued(access: Access, event: KeyIssued, at: int) -> None:
     access.keys[event.key] = Key(
-        event.user, event.digest, event.prefix, event.name, event.role, tuple(event.scopes), at, event.expires_at
+        event.user,
+        event.digest,
+        event.prefix,
+        event.name,
+        event.role,
+        tuple(event.scopes),
+        at,
+        event.expires_at,
+        requests_per_min=event.requests_per_min,
     )
     access.key_of[event.digest] = event.key
     access.users[event.user].keys[event.key] = None

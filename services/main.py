@@ -18,7 +18,7 @@ from infra import disk, streams
 from infra.connect import embedded_at, local_trust, open_platform, open_system
 from infra.database import Database
 from infra.disk import DiskGuard
-from infra.folder import Claim, Folder, FolderGone, FolderInUse, write_atomic
+from infra.folder import Claim, Folder, FolderGone, FolderInUse, WeakSecret, write_atomic
 from infra.index import Index
 from infra.link import Link, LinkDown
 from infra.nats_log import JetStreamLog
@@ -83,10 +83,12 @@ def run(options: RunOptions, started: Callable[[Started], None], say: Callable[[
     Raises CannotRun and SettingsError.
     """
     try:
+        Folder(options.data).check_secrets()
         return uvloop.run(ControlPlane(options, started, say).run())
     except (
         FolderGone,
         FolderInUse,
+        WeakSecret,
         NatsServerError,
         PostgresError,
         PortTaken,

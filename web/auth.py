@@ -84,7 +84,9 @@ class Gate:
         if caller.ticket:
             return
         per_min = self._core.limits_of(caller.user).requests_per_min
-        wait_s = self._rates.take(caller.user, per_min, time.monotonic())
+        now, key = time.monotonic(), self._core.access.state.keys.get(caller.via.removeprefix("key:"))
+        wait_s = self._rates.take(caller.via, key.requests_per_min if key is not None else 0, now)
+        wait_s = wait_s or self._rates.take(caller.user, per_min, now)
         if wait_s:
             raise Failed(
                 429, "too-many-requests", "more requests in a minute than you may make",

@@ -6,6 +6,7 @@ import base64
 import binascii
 import time
 
+import msgspec
 from litestar import delete, get, post
 from litestar.params import FromPath, JSONBody
 
@@ -55,7 +56,9 @@ async def make_enrolment(core: CoreArg, request: AnyRequest, data: JSONBody[Enro
         raise forbidden("you may bring in workers of your own only")
     text = new_text("hivw")
     digest = digest_of(text)
-    command = IssueEnrolment(id_of("e", digest), owner, digest, core.pool, data.uses, _now() + data.expires_in * 1000)
+    ends_at = _now() + data.expires_in * 1000
+    labels = core.keys.seal(owner, msgspec.json.encode(data.labels)) if data.labels else None
+    command = IssueEnrolment(id_of("e", digest), owner, digest, core.pool, data.uses, ends_at, labels)
     await administer(core, caller, command, "enrolment.issue", command.enrolment)
     made = _view(command.enrolment, core.access.state.enrolments[command.enrolment])
     return NewEnrolment(pinned(text, core.network.ca_pin), made, _reached_at(core.network, request))

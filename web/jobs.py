@@ -22,6 +22,7 @@ from services.asking import Accepted, Outcome, RefusedAnswer, Unavailable
 from services.pool.commands import CancelJob, Submit
 from services.reads import BadCursor, JobFilter
 from web import schema
+from web.administer import record
 from web.blobs import unseen
 from web.caller import JOBS_READ, Caller, caller_of
 from web.core import Core
@@ -332,11 +333,15 @@ async def visible(core: Core, caller: Caller, job: str, *scopes: str) -> JobRow:
 async def cancel(core: CoreArg, request: AnyRequest, job: FromPath[str]) -> schema.Done:
     """End a job."""
     caller = caller_of(request)
-    if not caller.may("jobs:all"):
-        await visible(core, caller, job)
+    owner = "" if caller.may("jobs:all") else (await visible(core, caller, job)).owner
+    if not owner and (row := await core.reads.job(job)) is not None:
+        owner = row.owner
     trace = secrets.token_hex(8)
     answer = await core.ask.ask([CancelJob(job)], caller.by, cause=caller.via, trace=trace)
-    return done(answer.outcomes[0], answer.position, "job", job)
+    shown = done(answer.outcomes[0], answer.position, "job", job)
+    if owner not in ("", caller.user) and not shown.existing:
+        await record(core, caller, "job.cancel", job)
+    return shown
 
 
 def done(outcome: Outcome, position: int, what: str, name: str) -> schema.Done:

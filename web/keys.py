@@ -35,7 +35,19 @@ def _view(core: Core, name: str, key: Key, used_at: int = 0) -> KeyView:
         text = core.keys.open(key.name).decode("utf-8", "replace")
     state = "revoked" if key.revoked else "live" if key.live(now) else "expired"
     scopes = sorted(_scopes(core, key))
-    return KeyView(name, key.user, key.prefix, text, key.role, scopes, key.since, key.expires_at, state, used_at)
+    return KeyView(
+        name,
+        key.user,
+        key.prefix,
+        text,
+        key.role,
+        scopes,
+        key.since,
+        key.expires_at,
+        state,
+        used_at,
+        key.requests_per_min,
+    )
 
 
 @get("/v1/keys", needs=ANYBODY, summary="List API keys", responses=problems())
@@ -71,7 +83,7 @@ async def make_key(core: CoreArg, request: AnyRequest, data: JSONBody[KeyBody]) 
     digest = digest_of(text)
     command = IssueKey(
         id_of("k", digest), user, digest, prefix_of(text), core.keys.seal(user, data.name.encode()), role, data.scopes,
-        _now() + data.expires_in * 1000 if data.expires_in else 0,
+        _now() + data.expires_in * 1000 if data.expires_in else 0, requests_per_min=_rate(core, caller, data.requests_per_min),
     )  # fmt: skip
     await administer(core, caller, command, "key.issue", command.key)
     return NewKey(text, _view(core, command.key, core.access.state.keys[command.key]))
@@ -81,6 +93,13 @@ def _check_within(caller: Caller, scopes: frozenset[str]) -> None:
     """A key must not be the way to a stronger one."""
     if more := scopes - caller.scopes:
         raise forbidden(f"the key that you ask with may not itself {', '.join(sorted(more))}")
+
+
+def _rate(core: Core, caller: Caller, wanted: int) -> int:
+    """How often one may ask with a key that `caller` makes: no more often than with its own."""
+    own = core.access.state.keys.get(caller.via.removeprefix("key:"))
+    most = own.requests_per_min if own is not None else 0
+    return min(wanted, most) if wanted and most else wanted or most
 
 
 def _own(core: Core, caller: Caller, name: str) -> Key:
@@ -104,7 +123,7 @@ async def rotate_key(
     expires_at = now + (old.expires_at - old.since) if old.expires_at else 0
     command = IssueKey(
         id_of("k", digest), old.user, digest, prefix_of(text), old.name, old.role, [*old.scopes], expires_at, key,
-        now + grace * 1000,
+        now + grace * 1000, old.requests_per_min,
     )  # fmt: skip
     await administer(core, caller, command, "key.rotate", key)
     return NewKey(text, _view(core, command.key, core.access.state.keys[command.key]))

@@ -1,6 +1,6 @@
 """What goes in and out of the routes of API keys and enrolment tokens."""
 
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -16,6 +16,12 @@ YEARS_S = 10 * 366 * DAY_S
 Name = Annotated[str, Meta(max_length=NAME_CHARS_MAX, description="For people")]
 Seconds = Annotated[int, Meta(ge=1, le=YEARS_S)]
 
+REQUESTS_MAX = 1_000_000
+LABELS_MAX = 16
+LabelName: TypeAlias = Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9._/-]{0,62}$")]
+Labels: TypeAlias = Annotated[dict[LabelName, Annotated[str, Meta(max_length=128)]], Meta(max_length=LABELS_MAX)]
+"""What an owner says of machines, such as {"rack": "b7"}: kept sealed, and shown to who is shown their names."""
+
 
 class KeyBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """A key to be made. It may do what `role` may, or all that its user may, narrowed to `scopes` if there are any."""
@@ -25,6 +31,9 @@ class KeyBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True)
     scopes: Annotated[list[str], Meta(max_length=50)] = []
     expires_in: Annotated[Seconds | None, Meta(description="Seconds; none: it stays good until it is revoked")] = None
     user: Annotated[str, Meta(max_length=100, description="Whose; none: your own")] = ""
+    requests_per_min: Annotated[
+        int, Meta(ge=0, le=REQUESTS_MAX, description="How often one may ask with it; 0: as often as its user")
+    ] = 0
 
 
 class RotateBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -46,6 +55,7 @@ class KeyView(msgspec.Struct, frozen=True, gc=False):
     expires_at: Moment
     state: str
     used_at: Moment = 0
+    requests_per_min: int = 0
 
 
 class NewKey(msgspec.Struct, frozen=True, gc=False):
@@ -67,6 +77,7 @@ class EnrolmentBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields
     uses: Annotated[int, Meta(ge=0, le=10_000)] = 1
     expires_in: Seconds = DAY_S
     owner: Annotated[str, Meta(max_length=100, description="Whose the workers are; none: yours")] = ""
+    labels: Annotated[Labels, Meta(description="Which the workers get", examples=[{"rack": "b7"}])] = {}
 
 
 class EnrolmentView(msgspec.Struct, frozen=True, gc=False):

@@ -190,7 +190,7 @@ class Done(msgspec.Struct, frozen=True, gc=False):
 class WorkerView(msgspec.Struct, frozen=True, gc=False):
     """A worker. `features`: how it holds tasks to their limits and what they may ask for, `process:disk` say. `leased`: tasks
     it has now; `finished`, `failed`: attempts that succeeded there, or ended otherwise. `enrolled`: it was taken in and
-    never connected yet. The name, the warning, usage and inventory are shown to its owner, and to who looks after workers.
+    never connected yet. Name, labels, warning, usage and inventory are shown to its owner, and to who looks after workers.
     """
 
     worker: str
@@ -212,6 +212,7 @@ class WorkerView(msgspec.Struct, frozen=True, gc=False):
     gpus: list[GpuView] = []
     usage: UsageView | None = None
     inventory: InventoryView | None = None
+    labels: dict[str, str] = {}
 
 
 class WorkersAnswer(msgspec.Struct, frozen=True, gc=False):

@@ -4,6 +4,7 @@ import contextlib
 import secrets
 import time
 
+import msgspec
 from litestar import delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 
@@ -32,6 +33,8 @@ CONTESTED = (
     "on the machine that is to stay makes the copy useless, and `hivectl worker ban` shuts out both"
 )
 
+_labels_of = msgspec.json.Decoder(dict[str, str]).decode
+
 
 def worker_view(core: Core, caller: Caller, worker: WorkerId, row: WorkerRow | None) -> schema.WorkerView:
     """The worker as the API shows it; `row` None: it never connected."""
@@ -41,16 +44,22 @@ def worker_view(core: Core, caller: Caller, worker: WorkerId, row: WorkerRow | N
     if known is not None and known.name is not None and shown:
         with contextlib.suppress(KeyAway, KeyDestroyed, SealBroken):
             name = core.keys.open(known.name).decode("utf-8", "replace")
+    labels: dict[str, str] = {}
+    if known is not None and known.labels is not None and shown:
+        with contextlib.suppress(KeyAway, KeyDestroyed, SealBroken, msgspec.DecodeError):
+            labels = _labels_of(core.keys.open(known.labels))
     banned = known is not None and known.banned
     if row is None:
-        return schema.WorkerView(worker, "enrolled", False, 0, 0, [], "", 0, 0, 0, since, name, owner, banned)
+        return schema.WorkerView(
+            worker, "enrolled", False, 0, 0, [], "", 0, 0, 0, since, name, owner, banned, labels=labels
+        )
     capacity = row.capacity
     return schema.WorkerView(
         row.worker, row.state, row.drained, capacity.cpus_milli / 1000, capacity.memory_bytes, list(capacity.kinds),
         row.version, row.leased, row.finished, row.failed, row.since, name, owner, banned,
         CONTESTED if shown and time.time_ns() // 1_000_000 - row.contested_at < CONTESTED_SHOWN_MS else "",
         list(capacity.features),
-        list(map(gpu_view, capacity.gpus)), *(_heard(core, worker) if shown else (None, None)),
+        list(map(gpu_view, capacity.gpus)), *(_heard(core, worker) if shown else (None, None)), labels,
     )  # fmt: skip
 
 

@@ -58,6 +58,7 @@ class IssueKey(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="i
     expires_at: int = 0
     replaces: KeyId = ""
     grace_until: int = 0
+    requests_per_min: int = 0
 
 
 class RevokeKey(msgspec.Struct, frozen=True, gc=False, tag="revoke_key"):

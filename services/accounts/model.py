@@ -166,7 +166,7 @@ def _issue_key(state: Access, command: IssueKey, now: int) -> Events:
         raise Refused("too_many", "key", f"the user has {KEYS_MAX} keys; revoke one first")
     issued = KeyIssued(
         command.key, command.user, command.digest, command.prefix, command.name, command.role, command.scopes,
-        command.expires_at, command.replaces,
+        command.expires_at, command.replaces, command.requests_per_min,
     )  # fmt: skip
     if not command.replaces:
         return [issued]

@@ -11,6 +11,7 @@ from services.cli import format
 from services.cli.context import Context, command
 from services.cli.find import find_worker
 from services.cli.keys import SPAN, ends_text
+from services.cli.options import PAIR
 
 HEADS = ("TOKEN", "OWNER", "USED", "SINCE", "ENDS")
 
@@ -24,14 +25,15 @@ def token() -> None:
 @click.option("--uses", type=click.IntRange(0, 10_000), default=1, show_default=True, help="Machines; 0: any number.")
 @click.option("--expires-in", type=SPAN, default="1d", show_default=True, help="Ends after this: 30m, 12h, 90d, 1y.")
 @click.option("--owner", default="", help="Whose the machines are [yours].")
-def create(context: Context, uses: int, expires_in: int, owner: str) -> None:
+@click.option("--label", "labels", type=PAIR, multiple=True, metavar="K=V", help="Which the machines get; repeatable.")
+def create(context: Context, uses: int, expires_in: int, owner: str, labels: tuple[tuple[str, str], ...]) -> None:
     """Make a token. Its text is printed this once."""
-    asyncio.run(_create(context, uses, expires_in, owner))
+    asyncio.run(_create(context, uses, expires_in, owner, dict(labels)))
 
 
-async def _create(context: Context, uses: int, expires_in: int, owner: str) -> None:
+async def _create(context: Context, uses: int, expires_in: int, owner: str, labels: dict[str, str]) -> None:
     async with context.client() as hive:
-        made = await hive.access.make_enrolment(uses, expires_in, owner)
+        made = await hive.access.make_enrolment(uses, expires_in, owner, labels)
         url = made.url or hive.url
     if context.output.mode == "json":
         context.output.document(made)

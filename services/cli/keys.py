@@ -84,18 +84,21 @@ def ends_text(state: str, expires_at: int) -> str:
 @click.option("--scope", "scopes", multiple=True, type=click.Choice(SCOPES), help="May do this only; several are fine.")
 @click.option("--expires-in", type=SPAN, help="Ends after this: 30m, 12h, 90d, 1y [never].")
 @click.option("--user", default="", help="For this user [you].")
+@click.option("--requests-per-min", "rate", type=click.IntRange(0), default=0, help="Asks so often [as its user may].")
 def create(
-    context: Context, name: str, role: str | None, scopes: tuple[str, ...], expires_in: int | None, user: str
+    context: Context, name: str, role: str | None, scopes: tuple[str, ...], expires_in: int | None, user: str, rate: int
 ) -> None:
     """Make a key. Its text is printed this once: keep it where you keep passwords."""
-    asyncio.run(_create(context, name, role, scopes, expires_in, user))
+    asyncio.run(_create(context, name, role, scopes, expires_in, user, rate))
 
 
 async def _create(
-    context: Context, name: str, role: Any, scopes: tuple[str, ...], expires_in: int | None, user: str
+    context: Context, name: str, role: Any, scopes: tuple[str, ...], expires_in: int | None, user: str, rate: int
 ) -> None:
     async with context.client() as hive:
-        made = await hive.access.make_key(name, role=role, scopes=[*scopes], expires_in=expires_in, user=user)
+        made = await hive.access.make_key(
+            name, role=role, scopes=[*scopes], expires_in=expires_in, user=user, requests_per_min=rate
+        )
     _show_new(context, made)
 
 

@@ -58,8 +58,8 @@ class PoolModel:
 
     refused: type[Exception] = Refused
 
-    def __init__(self, pool: str, version: str) -> None:
-        self.subject, self._pool, self._version = pool_subject(pool), pool, version
+    def __init__(self, pool: str, version: str, signing_key: str = "") -> None:
+        self.subject, self._pool, self._version, self._key = pool_subject(pool), pool, version, signing_key
 
     def initial(self) -> Pool:
         return Pool(self._pool)
@@ -71,7 +71,7 @@ class PoolModel:
         model.evolve(state, event, at)
 
     def led(self, writer: str) -> AnyEvent:
-        return WriterLed(self._pool, writer, self._version)
+        return WriterLed(self._pool, writer, self._version, self._key)
 
     def cursors(self, state: Pool) -> dict[str, Mark]:
         return state.cursors
@@ -100,7 +100,7 @@ class PoolService:
     ) -> None:
         self._link, self._pool, self._book, self._index = link, pool, book, index
         self._voice, self._archive = voice, archive
-        self.writer: Writer[Pool] = Writer(log, PoolModel(pool, version), self, turn, snapshots, name, clock)
+        self.writer: Writer[Pool] = Writer(log, PoolModel(pool, version, voice.key), self, turn, snapshots, name, clock)
         self._reaction = Reaction(log, LEDGER_SUBJECT, react.WANTED, self.writer.poke, "ledger")
         self._clock = clock or (lambda: time.time_ns() // 1_000_000)
         self._monotonic = monotonic

@@ -37,6 +37,7 @@ class Voice:
 
     def __init__(self, pool: str, signer: Signer, key_of: Callable[[WorkerId], str]) -> None:
         self._pool, self._signer, self.key_of = pool, signer, key_of
+        self.key = signer.public_key
         self.refused: Counter[WorkerId] = Counter()
 
     def say(self, verb: Verb, worker: WorkerId, asked: Asked, answer: Said) -> bytes:

@@ -128,7 +128,7 @@ async def test_a_key_is_no_way_to_a_stronger_one(ann: Person, hive: Api) -> None
     assert status == 201
     assert made["key"] | {"since": 0} == {
         "key": made["key"]["key"], "user": "uann", "prefix": made["text"][:9], "name": "ci", "role": "",
-        "scopes": ["hive:read"], "since": 0, "expires_at": 0, "state": "live", "used_at": 0,
+        "scopes": ["hive:read"], "since": 0, "expires_at": 0, "state": "live", "used_at": 0, "requests_per_min": 0,
     }  # fmt: skip
     weak = Person(hive, made["text"])
     assert (await weak.ask("GET", "/v1/status"))[0] == 200
@@ -277,3 +277,47 @@ async def test_what_an_admin_did_is_in_the_log_with_who_and_from_where(hive: Api
     assert "127.0.0.1" not in text
     assert shown[-1]["by"] == "user:admin"
     assert shown[-1]["cause"].startswith("key:k")
+
+
+async def test_a_key_with_a_rate_of_its_own_waits_and_makes_none_that_is_faster(hive: Api, ann: Person) -> None:
+    status, made = await ann.ask("POST", "/v1/keys", json={"requests_per_min": 4})
+    assert (status, made["key"]["requests_per_min"]) == (201, 4)
+    slow = Person(hive, made["text"])
+    rates = [
+        (await slow.ask("POST", "/v1/keys", json={"requests_per_min": wanted}))[1]["key"]["requests_per_min"]
+        for wanted in (0, 100, 2)
+    ]
+    assert rates == [4, 4, 2]
+    rotated = (await slow.ask("POST", f"/v1/keys/{made['key']['key']}/rotate", json={"grace": 60}))[1]
+    assert rotated["key"]["requests_per_min"] == 4
+    assert (await slow.ask("GET", "/v1/status"))[0] == 429
+    assert (await ann.ask("GET", "/v1/status"))[0] == 200, "its user's other keys go on"
+
+
+async def test_a_tokens_labels_are_its_machines_for_who_may_see_them(hive: Api, ann: Person) -> None:
+    owner = Person(hive, await hive.key_of("owner"))
+    labels = {"rack": "b7", "site/floor": "2"}
+    made = (await owner.ask("POST", "/v1/enrolments", json={"labels": labels}))[1]
+    body = signed(nkey.new_user_seed(), made["text"])
+    worker = (await owner.ask("POST", "/v1/workers/join", json=body))[1]["worker"]
+    assert (await owner.ask("GET", f"/v1/workers/{worker}"))[1]["labels"] == labels
+    assert (await ann.ask("GET", f"/v1/workers/{worker}"))[1]["labels"] == {}
+    for bad in ({"Rack": "b7"}, {"rack": "b" * 129}, {f"l{n}": "" for n in range(17)}):
+        status, problem = await owner.ask("POST", "/v1/enrolments", json={"labels": bad})
+        assert (status, "labels" in problem["detail"]) == (400, True), problem
+
+
+async def test_cancelling_anothers_job_is_an_administrative_act_and_ones_own_is_not(hive: Api, ann: Person) -> None:
+    operator = Person(hive, await hive.key_of("operator"))
+    mine, others = await ann.submit(), await ann.submit()
+    assert (await ann.ask("POST", f"/v1/jobs/{mine}/cancel"))[0] == 200
+    for _ in range(2):
+        assert (await operator.ask("POST", f"/v1/jobs/{others}/cancel"))[0] == 200
+    own = await operator.submit()
+    assert (await operator.ask("POST", f"/v1/jobs/{own}/cancel"))[0] == 200
+    assert await hive.core.reads.reached(hive.core.access.position, 5)
+    async with hive.http.get(f"{hive.url}/v1/events?from=1.1&type=user.acted") as answer:
+        text = (await answer.read()).decode()
+    shown = [event for line in text.splitlines() if line.startswith("data: ") for event in json.loads(line[6:])]
+    cancelled = [one["event"] for one in shown if one["event"]["action"] == "job.cancel"]
+    assert [(one["user"], one["target"]) for one in cancelled] == [("uoperator", others)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.folder import Folder, FolderInUse, write_atomic
+from infra.folder import RANDOM_KEYS, Folder, FolderInUse, WeakSecret, write_atomic
 
 HOLD = """
 import sys
@@ -149,3 +149,20 @@ def test_writing_replaces_all_or_nothing(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         write_atomic(path.parent / "folder", b"three")
     assert sorted(os.listdir(path.parent)) == ["file", "folder"]
+
+
+def test_secrets_that_can_be_guessed_are_refused_and_those_of_the_hive_are_not(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.check_secrets()
+    for _ in range(50):
+        folder.path("keys", "data.key").unlink(missing_ok=True)
+        folder.data_key(), folder.ticket_key(), folder.admin_key()
+        folder.check_secrets()
+    for name in ("admin.key", *RANDOM_KEYS):
+        kept = folder.path("keys", name).read_bytes() if folder.path("keys", name).exists() else b""
+        for weak in (b"", b"admin", b"hive_" + b"a" * 43, bytes(32), b"password" * 8):
+            folder.path("keys", name).write_bytes(weak)
+            with pytest.raises(WeakSecret, match=f"{name} is no random key"):
+                folder.check_secrets()
+        folder.path("keys", name).write_bytes(kept) if kept else folder.path("keys", name).unlink()
+    folder.check_secrets()

@@ -50,9 +50,12 @@ class AsyncAccess:
         scopes: list[str] | None = None,
         expires_in: int | None = None,
         user: str = "",
+        requests_per_min: int = 0,
     ) -> schema.NewKey:
-        """Another API key; its text is in the answer and nowhere else. `expires_in`: seconds."""
-        body = schema.KeyBody(label, role, scopes or [], expires_in, user)
+        """Another API key; its text is in the answer and nowhere else. `expires_in`: seconds; `requests_per_min` 0: as often
+        as its user may.
+        """
+        body = schema.KeyBody(label, role, scopes or [], expires_in, user, requests_per_min)
         return _new_key_of(await self._ask("POST", "/v1/keys", None, body))
 
     async def rotate_key(self, key: str, grace: int = 3600) -> schema.NewKey:
@@ -89,10 +92,14 @@ class AsyncAccess:
         return _enrolments_of(await self._ask("GET", "/v1/enrolments")).enrolments
 
     async def make_enrolment(
-        self, uses: int = 1, expires_in: int = schema.DAY_S, owner: str = ""
+        self,
+        uses: int = 1,
+        expires_in: int = schema.DAY_S,
+        owner: str = "",
+        labels: dict[str, str] | None = None,
     ) -> schema.NewEnrolment:
-        """A token that brings `uses` workers in (0: any number), for `expires_in` seconds."""
-        body = schema.EnrolmentBody(uses, expires_in, owner)
+        """A token that brings `uses` workers in (0: any number), for `expires_in` seconds; they get the `labels`."""
+        body = schema.EnrolmentBody(uses, expires_in, owner, labels or {})
         return _new_enrolment_of(await self._ask("POST", "/v1/enrolments", None, body))
 
     async def revoke_enrolment(self, enrolment: str) -> Done:

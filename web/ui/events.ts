@@ -387,13 +387,15 @@ export interface WorkerContested {
   boot: string;
 }
 
-/** A control plane took the place of this subject's one writer. */
+/** A control plane took the place of this subject's one writer. `signing_key`: the public key with which it signs what workers are told. */
 export interface WriterLed {
   type: "pool.writer_led";
   pool: string;
   writer: string;
   /** Default: "" */
   version?: string;
+  /** Default: "" */
+  signing_key?: string;
 }
 
 /** There is a new user. `invite`: by which invitation. */
@@ -466,7 +468,7 @@ export interface UserActed {
   address?: Sealed | null;
 }
 
-/** A user has another API key. It may do what `role` may (all of the user's roles when empty), narrowed to `scopes` when there are any, until `expires_at` (ms since 1970; 0: for good). `prefix` is how it begins, for people. */
+/** A user has another API key. It may do what `role` may (all of the user's roles when empty), narrowed to `scopes` when there are any, until `expires_at` (ms since 1970; 0: for good). `prefix` is how it begins, for people. `requests_per_min`: how often one may ask with it; 0: as often as the user. */
 export interface KeyIssued {
   type: "key.issued";
   key: string;
@@ -482,6 +484,8 @@ export interface KeyIssued {
   expires_at?: number;
   /** Default: "" */
   replaces?: string;
+  /** Default: 0 */
+  requests_per_min?: number;
 }
 
 /** The key ends at `expires_at`: another one took its place. */
