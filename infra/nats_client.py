@@ -192,7 +192,7 @@ class NatsClient:
         """Return once the server has dealt with everything sent so far. Raises NatsError."""
         try:
             await self._nats.flush(FLUSH_S)
-        except (nats.errors.Error, OSError) as error:
+        except (nats.errors.Error, OSError, RuntimeError) as error:  # the last is uvloop's word for a closed transport
             raise NatsError(error_text(error)) from error
 
     async def close(self) -> None:
