@@ -110,3 +110,12 @@ def needs_of(spec: "JobSpec", kind: str) -> list[str]:
     if spec.pids:
         found.append(needs.PIDS)
     return found
+
+
+def covers(rule: str, host: str) -> bool:
+    """Whether `rule` (NAME, *.NAME, either with :PORT) allows all that `host`, of the same form, means."""
+    rule_name, _, rule_port = rule.partition(":")
+    name, _, port = host.partition(":")
+    if rule_port and rule_port != port:
+        return False
+    return name == rule_name or (rule_name.startswith("*.") and name.endswith(rule_name[1:]))

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from events import needs
-from events.limits import HOST
+from events.limits import HOST, covers
 from events.protocol import Run
 from worker import volumes
 from worker.executors import bubblewrap, cgroups
@@ -43,6 +43,11 @@ class Rules(msgspec.Struct, frozen=True):
     def full(self) -> bool:
         """Whether tasks may reach all that the machine reaches."""
         return FULL in self.network
+
+    @property
+    def named(self) -> list[str]:
+        """The hosts that the owner names one by one."""
+        return [rule for rule in self.network if rule != FULL and not rule.startswith("*.")]
 
     def refused(self, hosts: list[str]) -> str:
         """The first of `hosts` that tasks may not reach here; "": none."""
@@ -75,7 +80,7 @@ def look(worker: str, isolation: Isolation, folder: Path) -> tuple[Machine, Cgro
         groups.clear()
     kept, _ = volumes.find(folder)
     version = groups.version if groups is not None else 0
-    machine = Machine(sandbox, os.geteuid() == 0, proxy=False, volumes=kept is not None, cgroup=version)
+    machine = Machine(sandbox, os.geteuid() == 0, proxy=os.geteuid() == 0, volumes=kept is not None, cgroup=version)
     return machine, groups, kept
 
 
@@ -134,7 +139,7 @@ class Confiner:
             self._check(order.kind, network, text.hosts)
             return Box(
                 CONTAINER_HOME, self._user(folder), network, pids=text.pids, memory=order.memory_bytes or self._memory,
-                swap=text.swap,
+                swap=text.swap, named=self.rules.named,
             )  # fmt: skip
         if machine.sandbox is None:
             if text.hosts or text.pids or text.network == "none":
@@ -148,8 +153,8 @@ class Confiner:
         devices = bubblewrap.gpu_devices() if order.gpus else []
         prefix = machine.sandbox.prefix(folder, text.cwd, network, user, text.pids or PIDS_DEFAULT, read, devices)
         return Box(
-            HOME, user, network, prefix, machine.sandbox.guards, bool(machine.cgroup), text.pids or PIDS_DEFAULT,
-            order.memory_bytes,
+            HOME, user, network, prefix, machine.sandbox.guards, self.rules.named, bool(machine.cgroup),
+            text.pids or PIDS_DEFAULT, order.memory_bytes,
         )  # fmt: skip
 
     def _check(self, kind: str, network: str, hosts: list[str]) -> None:
@@ -176,12 +181,3 @@ def network_of(words: Iterable[str]) -> tuple[str, ...]:
                 f"--network: {word!r} is neither full nor a host; write pypi.org, *.pypi.org or pypi.org:443"
             )
     return tuple(found)
-
-
-def covers(rule: str, host: str) -> bool:
-    """Whether `rule` (NAME, *.NAME, either with :PORT) allows all that `host`, of the same form, means."""
-    rule_name, _, rule_port = rule.partition(":")
-    name, _, port = host.partition(":")
-    if rule_port and rule_port != port:
-        return False
-    return name == rule_name or (rule_name.startswith("*.") and name.endswith(rule_name[1:]))

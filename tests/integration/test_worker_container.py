@@ -16,8 +16,10 @@ import pytest
 from events.protocol import Cancel
 from events.spec import Input, TaskText
 from infra.engine import Engine
+from infra.folder import write_atomic
 from tests.needs import need
 from tests.worker_support import JOB, TICKET, WAIT_S, Rig, rigged
+from worker.confine import Rules
 
 IMAGE = "localhost:1/hive-test-busybox"
 TAG = f"test-{os.getpid()}"
@@ -73,7 +75,7 @@ async def image() -> AsyncGenerator[str]:
 @pytest.fixture
 async def rig(tmp_path: Path, image: str) -> AsyncGenerator[Rig]:
     async with rigged(tmp_path) as rig:
-        await rig.start(engines="auto")
+        await rig.start(engines="auto", rules=Rules(("full",)))
         yield rig
         await rig.close()
         await nothing_left(rig)
@@ -90,7 +92,8 @@ async def nothing_left(rig: Rig) -> None:
 
 
 def sh(rig: Rig, script: str, **more: Any) -> int:
-    text = {name: more.pop(name) for name in ("env", "cwd", "inputs", "results") if name in more}
+    own = ("env", "cwd", "inputs", "results", "network", "hosts", "disk", "pids", "swap", "pull", "secrets")
+    text = {name: more.pop(name) for name in own if name in more}
     return rig.pool.run(
         [0, 0], TaskText(command=["sh", "-c", script], image=f"{IMAGE}:{TAG}", **text), kind="container", **more
     )
@@ -100,7 +103,7 @@ async def test_the_capacity_says_so(rig: Rig) -> None:
     capacity = rig.pool.hellos[0][1].capacity
     assert capacity.kinds == ("process", "noop", "shell", "container")
     assert "container:pids" in capacity.features
-    assert "container:network" not in capacity.features  # its owner allows none
+    assert "container:network" in capacity.features
 
 
 async def test_code_output_files_and_environment(rig: Rig) -> None:
@@ -208,3 +211,83 @@ async def test_a_killed_keepers_containers_are_removed(rig: Rig) -> None:
         while await engine.labelled(f"hive.worker={rig.who.worker}"):
             await asyncio.sleep(0.05)
     await engine.close()
+
+
+class TestBreakout:
+    async def test_its_user_is_none_of_the_machines(self, rig: Rig) -> None:
+        lease = sh(rig, "id -u")
+        await rig.pool.ended(lease)
+        uid = int(rig.pool.text(lease))
+        assert uid >= 2_000_000_000 if os.geteuid() == 0 else uid == os.getuid()
+
+    async def test_namespaces_devices_and_sockets(self, rig: Rig) -> None:
+        lease = sh(
+            rig,
+            "ls /proc | tr '\\n' ' ' ; for f in /dev/sda /dev/vda /dev/mem /dev/kmsg /var/run/docker.sock /dev/loop-control; do "
+            "[ -e $f ] && echo $f; done; stat -f -c %T /proc > /dev/null; kill -9 1 2>/dev/null; echo end",
+        )
+        await rig.pool.ended(lease)
+        text = rig.pool.text(lease).decode()
+        assert text.endswith("\nend\n") or text.rstrip().endswith("end")
+        assert "/dev/" not in text
+        assert "docker.sock" not in text
+        assert str(os.getpid()) not in text.split()
+
+    async def test_a_link_out_of_the_folder_is_no_result(self, rig: Rig) -> None:
+        lease = sh(rig, "cat /proc/self/mounts > mounts; exec ls -la", results=["out"], ticket=TICKET)
+        assert (await rig.pool.ended(lease)).end == "output_lost"
+
+    async def test_a_fork_bomb(self, rig: Rig) -> None:
+        lease = sh(rig, "i=0; while [ $i -lt 300 ]; do sleep 30 & i=$((i+1)); done; echo all", pids=30)
+        other = sh(rig, "echo fine")
+        ended = await rig.pool.ended(lease)
+        assert ended.code != 0
+        assert b"all" not in rig.pool.text(lease)
+        assert (await rig.pool.ended(other)).code == 0
+
+    async def test_a_full_disk_is_its_own(self, rig: Rig) -> None:
+        need("volumes")
+        assert "container:disk" in rig.pool.hellos[0][1].capacity.features
+        lease = sh(rig, "dd if=/dev/zero of=big bs=1M count=40; echo $?; ls -l big | tr -s ' '", disk=20_000_000)
+        await rig.pool.ended(lease)
+        assert b"No space left" in rig.pool.text(lease)
+        assert rig.pool.text(lease, stream=1).startswith(b"1\n")
+
+    async def test_a_network_of_its_own_when_asked(self, rig: Rig) -> None:
+        lease = sh(rig, "cat /proc/net/dev | wc -l; ls /sys/class/net", network="full")
+        ended = await rig.pool.ended(lease)
+        if ended.end == "rejected":
+            pytest.skip(f"this engine makes no networks: {ended.reason}")
+        assert "eth0" in rig.pool.text(lease).decode()
+
+    async def test_some_hosts_by_a_proxy_and_nothing_else(self, rig: Rig) -> None:
+        need("root")
+        lease = sh(rig, "echo $http_proxy; cat /proc/net/dev | wc -l", hosts=["localhost"])
+        ended = await rig.pool.ended(lease)
+        assert ended.end == "exit", ended.reason
+        assert rig.pool.text(lease) == b"http://127.0.0.1:3128\n3\n"
+
+
+class TestImages:
+    async def test_never_is_never(self, rig: Rig) -> None:
+        lease = rig.pool.run([0, 0], TaskText(["true"], image=NOWHERE, pull="never"), kind="container")
+        ended = await rig.pool.ended(lease)
+        assert ended.end == "rejected"
+        assert "never to be fetched" in ended.reason
+
+    async def test_always_asks_the_registry(self, rig: Rig) -> None:
+        ended = await rig.pool.ended(sh(rig, "true", pull="always"))
+        assert ended.end == "rejected"
+        assert "is on this machine, but could not be fetched" in ended.reason
+
+    async def test_what_was_fetched_with_a_login_is_not_for_everybody(self, rig: Rig, image: str) -> None:
+        engine = await Engine.find()
+        assert engine is not None
+        found = await engine.image_id(image)
+        await engine.close()
+        write_atomic(rig.root / "private-images", found.encode())
+        await rig.kill(rig.running[-1])
+        await rig.start(engines="auto")
+        ended = await rig.pool.ended(sh(rig, "true"))
+        assert ended.end == "rejected"
+        assert "could not be fetched" in ended.reason

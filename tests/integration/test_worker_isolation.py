@@ -13,6 +13,7 @@ from events.spec import Input, TaskText
 from tests.needs import need
 from tests.worker_support import JOB, TICKET, Rig, rigged
 from worker import tree
+from worker.confine import Rules
 
 PYTHON = "/usr/bin/python3"
 MIB = 1024**2
@@ -231,3 +232,52 @@ class TestDisk:
         ended = await rig.pool.ended(lease)
         assert ended.end == "rejected"
         assert "of disk; this machine has" in ended.reason
+
+
+class TestHosts:
+    """A task that may reach some hosts has a proxy in its own network, and nothing else."""
+
+    @pytest.fixture
+    async def rig(self, tmp_path: Path) -> AsyncGenerator[Rig]:
+        need("bubblewrap")
+        need("root")
+        async with rigged(tmp_path) as rig:
+            await rig.start(isolation="bwrap", rules=Rules(("localhost", "*.example.org")))
+            yield rig
+
+    def _fetch(self, rig: Rig, hosts: list[str], *urls: str) -> int:
+        script = (
+            "import sys, urllib.request, urllib.error\n"
+            "handler = urllib.request.ProxyHandler({'http': __import__('os').environ['http_proxy']})\n"
+            "for url in sys.argv[1:]:\n"
+            "  try: print(urllib.request.build_opener(handler).open(url, timeout=5).status)\n"
+            "  except urllib.error.HTTPError as e: print(e.code)\n"
+        )
+        return rig.pool.run(
+            [0, 0], TaskText([PYTHON, "-c", script, *urls], hosts=hosts, env={"no_proxy": "", "NO_PROXY": ""})
+        )
+
+    async def test_it_reaches_what_it_named_and_nothing_else(self, rig: Rig) -> None:
+        assert "process:hosts" in rig.pool.hellos[0][1].capacity.features
+        blob, port = rig.shelf.put(b"x"), rig.shelf.url.rpartition(":")[2]
+        there = f"http://localhost:{port}/v1/blobs/{blob}"
+        lease = self._fetch(rig, [f"localhost:{port}"], there, f"http://127.0.0.1:{port}/", "http://localhost:1/")
+        assert (await rig.pool.ended(lease)).code == 0, rig.pool.text(lease)
+        assert rig.pool.text(lease) == b"200\n403\n403\n"
+
+    async def test_a_name_must_have_a_public_address_unless_the_owner_named_it(self, rig: Rig) -> None:
+        lease = self._fetch(rig, ["a.example.org"], "http://a.example.org/")
+        await rig.pool.ended(lease)
+        assert rig.pool.text(lease) == b"502\n"
+
+    async def test_what_the_owner_does_not_allow_is_refused(self, rig: Rig) -> None:
+        ended = await rig.pool.ended(self._fetch(rig, ["pypi.org"]))
+        assert ended.end == "rejected"
+        assert "does not allow 'pypi.org'" in ended.reason
+
+    async def test_there_is_no_other_way_out(self, rig: Rig) -> None:
+        port = rig.shelf.url.rpartition(":")[2]
+        script = f"import socket\nfor a in (('127.0.0.1', {port}), ('1.1.1.1', 53)):\n  try: socket.create_connection(a, 2); print(a)\n  except OSError: pass\n"
+        lease = rig.pool.run([0, 0], TaskText([PYTHON, "-c", script], hosts=["localhost"]))
+        assert (await rig.pool.ended(lease)).code == 0
+        assert rig.pool.text(lease) == b""

@@ -26,6 +26,7 @@ class Process:
         "box",
         "cpu_ms",
         "end",
+        "gate",
         "grace",
         "key",
         "limit",
@@ -52,5 +53,7 @@ class Process:
         """Why we ended it, when we did."""
         self.reason = ""
         self.box: Box | None = None
+        self.gate: tuple[int, bytes] | None = None
+        """Where to write what, and then to close, for the task to go on in its box."""
         self.limit: asyncio.TimerHandle | None = None
         self.grace: asyncio.TimerHandle | None = None

@@ -37,7 +37,7 @@ class Failed(Exception):
 
 class Box(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """How an attempt is shut in. `home`: where it finds its folder. `uid`: as which user and group (-1: as we are).
-    `network`: none, the hosts that its job names, or all of the machine's. `prefix`: what goes before the arguments of a
+    `network`: none, the hosts that its job names, or all of the machine's; `named`: hosts that may be at any address. `prefix`: what goes before the arguments of a
     process, `guards` how many processes of its own that leaves above the task's. `cgroup`: whether it is in a control group of its own.
     `pids`, `memory`, `swap`: its limits, in bytes the latter; 0: none.
     """
@@ -47,6 +47,7 @@ class Box(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     network: Literal["none", "hosts", "full"] = "full"
     prefix: list[str] = []
     guards: int = 0
+    named: list[str] = []
     cgroup: bool = False
     pids: int = 0
     memory: int = 0

@@ -2,6 +2,7 @@
 has more rights than the task.
 """
 
+import fcntl
 import os
 
 from worker import tree
@@ -11,22 +12,31 @@ from worker.executors.base import Box, Rejected
 _JOIN = 'for g in $1; do echo 0 > "$g/cgroup.procs" || exit 125; done; shift; exec "$@"'
 """What goes into a group cannot fork before it is there."""
 CLEAN_PATH = os.defpath
+PIPE_BYTES_MIN = 4096
 
 
 class Start:
-    """What to spawn. `environment`: a descriptor for ENVIRONMENT_FD, -1: none; to be closed by who spawned it."""
+    """What to spawn. `environment`: a descriptor for ENVIRONMENT_FD, -1: none; to be closed by who spawned it. Where there
+    is a `gate`, the task waits in its box until `text` was written there and it was closed.
+    """
 
-    __slots__ = ("args", "env", "environment")
+    __slots__ = ("args", "env", "environment", "gate", "text")
 
     def __init__(self, box: Box, args: list[str], env: dict[str, str], groups: list[str]) -> None:
-        self.args, self.env, self.environment = [*box.prefix, *args], env, -1
+        self.args, self.env, self.environment, self.gate = [*box.prefix, *args], env, -1, -1
         if groups:
             self.args = ["/bin/sh", "-c", _JOIN, "sh", " ".join(groups), *self.args]
         if box.prefix:
             try:
-                text = bubblewrap.environment(env)
+                self.text = bubblewrap.environment(env)
             except ValueError as error:
                 raise Rejected(str(error)) from None
-            self.environment = os.memfd_create("environment", os.MFD_CLOEXEC)
-            os.write(self.environment, text)
+            if box.network == "hosts":
+                self.environment, self.gate = os.pipe2(os.O_CLOEXEC)
+                fcntl.fcntl(self.gate, fcntl.F_SETPIPE_SZ, max(PIPE_BYTES_MIN, len(self.text)))
+                if box.uid >= 0:
+                    os.fchown(self.environment, box.uid, box.uid)
+            else:
+                self.environment = os.memfd_create("environment", os.MFD_CLOEXEC)
+                os.write(self.environment, self.text)
             self.env = {"PATH": CLEAN_PATH} | {name: env[name] for name in (tree.MARK, tree.WORKER_MARK)}

@@ -18,6 +18,7 @@ from worker.executors.base import GRACE_S, STDERR, Box, Launch, Ran, Rejected, o
 from worker.executors.container_config import HOME, LABEL, config_of, name_of
 from worker.executors.images import Images
 from worker.executors.mean import Mean
+from worker.proxy import NoWay, Proxies
 from worker.state import Key
 
 LOOK_S = 1.0
@@ -65,6 +66,7 @@ class ContainerExecutor:
     ) -> None:
         self._engine, self._about, self._worker = engine, about, worker
         self._images = Images(engine, images)
+        self.proxies: Proxies | None = None
         self._on_output, self._on_ended, self._on_batch = on_output, on_ended, on_batch
         self.running: dict[Key, _Container] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -133,6 +135,8 @@ class ContainerExecutor:
         except asyncio.CancelledError:
             await self._remove(found)
             raise
+        if launch.box is not None and launch.box.network == "hosts":
+            await self._open_way(found, key, text.hosts, launch.box.named)
         found.began = time.monotonic()
         found.memory = Mean(found.began)
         found.started_at = time.time_ns() // 1_000_000
@@ -140,6 +144,20 @@ class ContainerExecutor:
         if order.time_limit_ms:
             found.timers.append(self._loop.call_later(order.time_limit_ms / 1000, self._time_up, key))
         self._run(self._watch(key, found, attached))
+
+    async def _open_way(self, found: _Container, key: Key, hosts: list[str], named: list[str]) -> None:
+        """Let it reach these hosts. Raises Rejected."""
+        try:
+            if self.proxies is None:
+                raise NoWay("this machine cannot hold tasks to the hosts that they name")
+            if pid := await self._engine.pid(found.id):  # else it has ended already
+                await self.proxies.open(key, pid, hosts, named)
+        except (NoWay, EngineError) as error:
+            await self._remove(found)
+            raise Rejected(f"the container could not be started: {error}") from None
+        except asyncio.CancelledError:
+            await self._remove(found)
+            raise
 
     def _tell(self, launch: Launch, line: str) -> None:
         self._on_output(launch.order, launch.index, STDERR, f"hive: {line}\n".encode())
@@ -181,6 +199,8 @@ class ContainerExecutor:
                 timer.cancel()
         await self._remove(found)
         self.running.pop(key, None)
+        if self.proxies is not None:
+            self.proxies.close(key)
         now = time.monotonic()
         ran.started_at, ran.wall_ms = found.started_at, round((now - found.began) * 1000)
         ran.cpu_ms, ran.memory_peak, ran.memory_avg = found.cpu_ms, found.peak, found.memory.over(now)

@@ -6,10 +6,10 @@ are only watched when the task lives longer than YOUNG_S; a shorter one's output
 """
 
 import asyncio
+import contextlib
 import os
 import resource
 import select
-import shutil
 import signal
 from collections.abc import Callable
 
@@ -18,11 +18,13 @@ from events.task import AttemptEnd
 from worker import tree
 from worker.emits import EMIT_FILE
 from worker.executors.attempt import YOUNG_S, Process, group_of
-from worker.executors.base import GRACE_S, Box, Launch, Ran, Rejected, keep_to_ourselves, over_limit, why_not
+from worker.executors.base import GRACE_S, Box, Launch, Ran, Rejected, keep_to_ourselves, over_limit
 from worker.executors.boxed import Start
-from worker.executors.bubblewrap import ENVIRONMENT_FD
 from worker.executors.cgroups import Cgroups
+from worker.executors.container_config import proxy_environment
+from worker.executors.spawner import STDERR, STDOUT, Spawner
 from worker.orphans import Orphans
+from worker.proxy import NoWay, Proxies, first_inside
 from worker.state import Key
 
 LOOK_S = 0.25
@@ -36,9 +38,7 @@ EVENTS_MAX = 64
 OOM_SHARE = 0.9
 """A task that the kernel killed at this share of its limit ran out of memory."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-STDOUT, STDERR = 1, 2
 SIGNAL_BASE = 128
-_RESET = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class ProcessExecutor:
@@ -54,19 +54,19 @@ class ProcessExecutor:
         on_batch: Callable[[], None],
         owns_children: bool = False,
         cgroups: Cgroups | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         self._worker, self._on_output, self._on_ended, self._on_batch = worker, on_output, on_ended, on_batch
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
-        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self._spawner = Spawner()
         self._home = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._found: dict[tuple[str, str], str] = {}
         self.running: dict[Key, Process] = {}
         self._by_fd: dict[int, tuple[Process, int]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._next_look = 0.0
         self._orphans = Orphans(owns_children)
-        self._cgroups = cgroups
+        self._cgroups, self._proxies = cgroups, proxies
         keep_to_ourselves()
         self._loop.add_reader(self._epoll.fileno(), self._ready)
 
@@ -85,17 +85,37 @@ class ProcessExecutor:
         self._orphans.close()
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
-        os.close(self._null)
+        self._spawner.close()
         os.close(self._home)
 
     # Starting
 
     async def launch(self, launch: Launch) -> None:
         """Start a task. Raises Rejected."""
-        self.spawn(launch)
+        process = self.spawn(launch)
+        if process.gate is not None:
+            await self._open_way(process, launch.order.text.hosts, launch.box.named if launch.box else [])
 
-    def spawn(self, launch: Launch) -> None:
-        """As `launch`, at once. Raises Rejected."""
+    async def _open_way(self, process: Process, hosts: list[str], named: list[str]) -> None:
+        """Let a task that waits in its box reach these hosts, and go on."""
+        assert process.gate is not None
+        (gate, text), key = process.gate, process.key
+        try:
+            if self._proxies is None:
+                raise NoWay("this machine cannot hold tasks to the hosts that they name")
+            await self._proxies.open(key, await first_inside(process.pid), hosts, named)
+            with contextlib.suppress(BrokenPipeError):  # it was ended meanwhile
+                os.write(gate, text)
+        except NoWay as error:
+            self.kill(key, "rejected", str(error), 0)
+        except asyncio.CancelledError:
+            self.kill(key, "cancelled", "", 0)
+            raise
+        finally:
+            os.close(gate)
+
+    def spawn(self, launch: Launch) -> Process:
+        """As `launch`, at once, but that the task may wait behind its `gate`. Raises Rejected."""
         order, key, box = launch.order, (launch.order.number, launch.index), launch.box
         cwd = f"{launch.folder}/{order.text.cwd}" if order.text.cwd else launch.folder
         env = self._environment(launch)
@@ -106,11 +126,11 @@ class ProcessExecutor:
             pipes += (out_r, out_w)
             err_r, err_w = os.pipe2(os.O_CLOEXEC)
             pipes += (err_r, err_w)
-            pid = (
-                self._spawn(launch.args, env, out_w, err_w)
-                if box is None
-                else self._spawn_boxed(launch, box, env, pipes)
-            )
+            gate = None
+            if box is None:
+                pid = self._spawner.spawn(launch.args, env, out_w, err_w)
+            else:
+                pid, gate = self._spawn_boxed(launch, box, env, pipes)
         except OSError as error:
             for fd in pipes:
                 os.close(fd)
@@ -129,7 +149,7 @@ class ProcessExecutor:
         os.set_blocking(err_r, False)
         pidfd = os.pidfd_open(pid)
         process = Process(order, key, pid, pidfd, [out_r, err_r], self._loop.time())
-        process.box = box
+        process.box, process.gate = box, gate
         self.running[key] = process
         self._by_fd[pidfd] = (process, 0)
         self._epoll.register(pidfd, select.EPOLLIN)
@@ -137,10 +157,14 @@ class ProcessExecutor:
             process.limit = self._loop.call_later(order.time_limit_ms / 1000, self._time_up, key)
         if self._timer is None:
             self._timer = self._loop.call_later(YOUNG_S, self._look)
+        return process
 
     def _environment(self, launch: Launch) -> dict[str, str]:
         order, folder = launch.order, launch.box.home if launch.box is not None else launch.folder
-        env = {"PATH": PATH, "HOME": folder, "LANG": "C.UTF-8", "TMPDIR": folder, **launch.env}
+        env = {"PATH": PATH, "HOME": folder, "LANG": "C.UTF-8", "TMPDIR": folder}
+        if launch.box is not None and launch.box.network == "hosts":
+            env |= proxy_environment()
+        env |= launch.env
         env["HIVE_JOB"] = order.job
         env["HIVE_INDEX"] = str(launch.index)
         env["HIVE_COUNT"] = str(order.count)
@@ -158,59 +182,30 @@ class ProcessExecutor:
             what = f"the working folder {named!r}" if named else "the task's folder"
             raise Rejected(f"{what} cannot be entered: {error.strerror}; an input can make it") from None
 
-    def _spawn_boxed(self, launch: Launch, box: Box, env: dict[str, str], pipes: list[int]) -> int:
+    def _spawn_boxed(
+        self, launch: Launch, box: Box, env: dict[str, str], pipes: list[int]
+    ) -> tuple[int, tuple[int, bytes] | None]:
         """Start a task in its box. What it is to run is looked for on this machine first, to be able to say what is wrong."""
         args = launch.args
         if not args or not args[0]:
             raise Rejected("the command is empty; name a program")
         if "/" not in args[0] and env["PATH"] == PATH:
-            self._find(args[0], PATH)
+            self._spawner.find(args[0], PATH)
         groups: list[str] = []
         if box.cgroup and self._cgroups is not None:
             name = group_of(launch.order.number, launch.index)
             groups = self._cgroups.make(name, box.memory, box.pids, launch.order.cpus_milli)
         start = Start(box, args, env, groups)
         try:
-            return self._spawn(start.args, start.env, pipes[1], pipes[3], start.environment)
+            pid = self._spawner.spawn(start.args, start.env, pipes[1], pipes[3], start.environment)
+            return pid, (start.gate, start.text) if start.gate >= 0 else None
+        except Rejected:
+            if start.gate >= 0:
+                os.close(start.gate)
+            raise
         finally:
             if start.environment >= 0:
                 os.close(start.environment)
-
-    def _spawn(self, args: list[str], env: dict[str, str], out: int, err: int, environment: int = -1) -> int:
-        if not args or not args[0]:
-            raise Rejected("the command is empty; name a program")
-        program = args[0] if "/" in args[0] else self._find(args[0], env["PATH"])
-        actions = [
-            (os.POSIX_SPAWN_DUP2, self._null, 0),
-            (os.POSIX_SPAWN_DUP2, out, STDOUT),
-            (os.POSIX_SPAWN_DUP2, err, STDERR),
-        ]
-        if environment >= 0:
-            actions.append((os.POSIX_SPAWN_DUP2, environment, ENVIRONMENT_FD))
-        try:
-            return os.posix_spawn(
-                program,
-                args,
-                env,
-                file_actions=actions,
-                setsid=True,
-                setsigmask=(),
-                setsigdef=_RESET,
-            )
-        except OSError as error:
-            self._found.clear()
-            raise Rejected(why_not(args, error)) from None
-        except ValueError as error:
-            raise Rejected(f"the command or environment cannot be passed on: {error}") from None
-
-    def _find(self, name: str, path: str) -> str:
-        found = self._found.get((name, path))
-        if found is None:
-            found = shutil.which(name, path=path)
-            if found is None:
-                raise Rejected(f"command not found: {name!r} is not in the task's PATH")
-            self._found[name, path] = found
-        return found
 
     # Watching
 
@@ -273,6 +268,8 @@ class ProcessExecutor:
             oom = self._cgroups.oom_kills(group) > 0
             process.peak = self._cgroups.memory_peak(group)
             process.cpu_ms = max(process.cpu_ms, self._cgroups.cpu_ms(group))
+        if self._proxies is not None:
+            self._proxies.close(process.key)
         self._leave_group(process.key, box)
         self._drop(process)
         code = os.waitstatus_to_exitcode(status)

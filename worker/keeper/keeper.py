@@ -27,6 +27,7 @@ from worker.executors.process import ProcessExecutor
 from worker.keeper import wire
 from worker.keeper.through import Through
 from worker.output import OutputDesk
+from worker.proxy import Proxies
 from worker.state import Key
 
 if TYPE_CHECKING:
@@ -78,9 +79,11 @@ class Keeper:
         self._folder = folder
         self.desk = OutputDesk(folder / "spool" / "output", self._on_settled, self.flush, spool_bytes_max)
         self._emits = Emits(self.desk.write, self.desk.progress)
+        self._proxies = Proxies()
         self.processes = ProcessExecutor(
-            self.worker, self.desk.write, self._on_ended, self.flush, owns_children=True, cgroups=groups
-        )
+            self.worker, self.desk.write, self._on_ended, self.flush, owns_children=True, cgroups=groups,
+            proxies=self._proxies,
+        )  # fmt: skip
         self.executors |= dict.fromkeys(("process", "shell", "python"), self.processes)
 
     async def close(self) -> None:
@@ -237,6 +240,7 @@ class Keeper:
         made = self.executors["container"] = self.containers = await ContainerExecutor.open(
             engine, self._folder / "private-images", self.worker, self.desk.write, self._on_ended, self.flush
         )
+        made.proxies = self._proxies
         return made
 
     def kill(self, asked: wire.Kill) -> None:
