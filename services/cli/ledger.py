@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MICRO = 1_000_000
 LINES = 50
-_AMOUNT = re.compile(r"(\d{1,10})(?:\.(\d{1,6}))?\Z")
+_AMOUNT = re.compile(r"([0-9]{1,10})(?:\.([0-9]{1,6}))?\Z")
 ENTRY_HEADS = ("WHEN", "CPT", "FROM/TO", "WHAT", "ID", "MEMO")
 WAITING_HEADS = ("ID", "CPT", "FROM", "TO", "ENDS", "MEMO")
 

@@ -151,7 +151,7 @@ def pay(
       hivectl ledger pay payout --file payouts.txt --key november
       hivectl ledger pay correction bob=2 --cites tq3v5mnbd2krw7aef
     """
-    wanted = [*legs, *(_read(file) if file else [])]
+    wanted = [*legs, *(read_legs(file) if file else [])]
     if not wanted:
         raise Failure("nobody is named", "WHO=CPT, or --file", Exit.USAGE)
 
@@ -172,7 +172,7 @@ def pay(
     with_hive(context, do)
 
 
-def _read(file: Path) -> list[tuple[str, int]]:
+def read_legs(file: Path) -> list[tuple[str, int]]:
     """WHO=CPT, one a line; empty lines and what is behind # are left out."""
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text()

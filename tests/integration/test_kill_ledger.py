@@ -29,8 +29,9 @@ NO_POSTGRES = 'postgres_dsn = "postgresql:///hive?host=/nonexistent"\n'
 AT_ONCE = 8
 
 PROGRAM = """
-import asyncio, sys
+import asyncio, os, signal, sys
 from pathlib import Path
+import structlog
 from infra.connect import open_platform
 from infra.folder import Folder
 from infra.settings import load
@@ -39,9 +40,9 @@ from services.ledger.service import LEDGER
 from tests.ledger_support import transfer
 
 async def main(data, book):
-    asked = [line.split()[1] for line in book.read_text().splitlines() if line.startswith("asked ")]
-    done = {line.split()[1] for line in book.read_text().splitlines() if line.startswith("done ")}
-    todo, n = [name for name in asked if name not in done], len(asked)
+    lines = [line.split() for line in book.read_text().splitlines()]
+    asked, done = ([line[1] for line in lines if len(line) > 1 and line[0] == what] for what in ("asked", "done"))
+    todo, n = [*{*asked} - {*done}], len(asked)
     link = await open_platform(Folder(data), load(data, {}), "kill test")
     asks = AskClient(link, LEDGER)
     with book.open("a", buffering=1) as file:
@@ -54,7 +55,7 @@ async def main(data, book):
                     name, n = f"t{n}", n + 1
                     file.write(f"asked {name}\\n")
                 try:
-                    answer = await asks.ask([transfer(name, "admin", (f"u{hash(name) % 5}", 1))], "user:admin")
+                    answer = await asks.ask([transfer(name, "admin", (f"u{len(name)}", 1))], "user:admin")
                 except Unavailable:
                     todo.append(name)
                     continue
@@ -62,17 +63,40 @@ async def main(data, book):
                     file.write(f"done {name} {answer.position}\\n")
         await asyncio.gather(*(one_after_another() for _ in range(AT_ONCE)))
 
-asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2])))
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for _ in sys.stdin:
+    if pid := os.fork():
+        print(pid, flush=True)
+    else:
+        asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2])))
 """.replace("AT_ONCE", str(AT_ONCE))
+"""For each line that it reads it makes another client, a process of its own, and says its number."""
 
 
-def _client(running: System, book: Path) -> "subprocess.Popen[bytes]":
-    with running.log.open("ab") as output:
-        # The hash of a name must be the same in each life: its body must be.
-        return subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(running.folder.root), str(book)],
-            stdout=output, stderr=output, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "0"}, start_new_session=True,
-        )  # fmt: skip
+class Clients:
+    """One client at a time, each the successor of the one before; they share a parent that has everything loaded."""
+
+    def __init__(self, running: System, book: Path) -> None:
+        with running.log.open("ab") as output:
+            words = [sys.executable, "-c", PROGRAM, str(running.folder.root), str(book)]
+            self._parent = subprocess.Popen(
+                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, cwd=ROOT, bufsize=0
+            )
+        self.start()
+
+    def start(self) -> None:
+        assert self._parent.stdin is not None and self._parent.stdout is not None
+        self._parent.stdin.write(b"\n")
+        self._client = int(self._parent.stdout.readline())
+
+    def kill(self) -> None:
+        os.kill(self._client, signal.SIGKILL)
+
+    def end(self) -> None:
+        self.kill()
+        self._parent.kill()
+        self._parent.wait()
 
 
 def _done(book: Path) -> dict[str, int]:
@@ -88,7 +112,7 @@ async def test_killed_at_random_points(tmp_path: Path, seed: int) -> None:
     async with system(tmp_path / "hive") as running:
         (running.folder.root / "hive.toml").write_text(NO_POSTGRES)
         await running.plane(*ROLES)
-        client = _client(running, book)
+        clients = Clients(running, book)
         try:
             for number in range(ROUNDS):
                 least = len(_done(book)) + rng.randrange(1, 40)
@@ -105,12 +129,10 @@ async def test_killed_at_random_points(tmp_path: Path, seed: int) -> None:
                     running.planes[-1].wait()
                     await running.plane(*ROLES)
                 else:
-                    client.kill()
-                    client.wait()
-                    client = _client(running, book)
+                    clients.kill()
+                    clients.start()
         finally:
-            client.kill()
-            client.wait()
+            clients.end()
         entries = await running.entries(catalog.LEDGER_SUBJECT)
     posted: dict[str, int] = {}
     for entry, message in entries:
