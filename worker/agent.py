@@ -114,6 +114,7 @@ class Agent:
         spool_folder = state_folder / "spool"
         spool_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         tasks_root = str((state_folder / "tasks").absolute())
+        self._resources = await asyncio.to_thread(measuring, options, self._container_ids)
         engine = await Engine.find() if options.engines == "auto" else None
         async with contextlib.AsyncExitStack() as stack:
             api = Api(options.api_url, options.api_trust)
@@ -141,7 +142,7 @@ class Agent:
         means = await confine.prepare(
             options.worker, options.isolation, options.rules, memory, options.state / "volumes"
         )
-        resources = self._resources = await asyncio.to_thread(measuring, options, self._container_ids)
+        resources = self._resources
         stack.callback(resources.close)
         interpreter = python.find_interpreter()
         kinds = ["process", "noop", "shell", *(["python"] if interpreter else []), *(["container"] if engine else [])]

@@ -38,8 +38,8 @@ _psutil: Any = psutil
 _log = structlog.get_logger()
 
 
-class NoSuchGpu(Exception):
-    """A GPU that is to be offered is not on this machine; the text says which there are."""
+class CannotOffer(Exception):
+    """A GPU that is to be offered is not on this machine, or its recording cannot be played; the text says why."""
 
 
 class Sample(msgspec.Struct, frozen=True, gc=False):
@@ -165,14 +165,14 @@ def _gpus_of(sample: Sample) -> list[GpuUse]:
 
 
 def measuring(options: AgentOptions, containers: Callable[[], Collection[str]]) -> Resources:
-    """What measures the machine of such an agent. Raises NoSuchGpu, and OSError or ValueError when a recording cannot be
-    played.
-    """
+    """What measures the machine of such an agent. Raises CannotOffer."""
     try:
         nvml = Nvml.over(Recorded.load(options.nvml_recording)) if options.nvml_recording else Nvml.find()
     except NvmlAbsent as error:
         _log.debug("worker.gpus", why=str(error))
         nvml = None
+    except (OSError, ValueError) as error:
+        raise CannotOffer(f"the recording {options.nvml_recording} cannot be played: {error}") from None
     return Resources(options.worker, options.state, nvml, options.gpus, containers)
 
 
@@ -182,7 +182,7 @@ def margin(total: int) -> int:
 
 
 def chosen(cards: list[Card], which: str) -> tuple[Gpu, ...]:
-    """The GPUs that are offered. Raises NoSuchGpu."""
+    """The GPUs that are offered. Raises CannotOffer."""
     if which == "none":
         return ()
     wanted = None if which == "auto" else [one.strip() for one in which.split(",")]
@@ -194,7 +194,9 @@ def chosen(cards: list[Card], which: str) -> tuple[Gpu, ...]:
             )
     for one in wanted or ():
         if not (one in found or (one.isdigit() and int(one) < len(cards))):
-            raise NoSuchGpu(f"there is no GPU {one!r}; this machine has {len(cards)}: `hivectl worker gpus` lists them")
+            raise CannotOffer(
+                f"there is no GPU {one!r}; this machine has {len(cards)}: `hivectl worker gpus` lists them"
+            )
     return tuple(found.values())
 
 

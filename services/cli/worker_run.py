@@ -217,7 +217,7 @@ def _work(
 ) -> int:
     from services.version import VERSION
     from worker import agent, confine, identity
-    from worker.resources import NoSuchGpu
+    from worker.resources import CannotOffer
 
     for secret in ("HIVE_KEY", TOKEN_ENV):
         os.environ.pop(secret, None)  # no task may find it
@@ -244,8 +244,8 @@ def _work(
             version=VERSION,
         )
         return agent.run(options)
-    except NoSuchGpu as error:
-        raise Failure(f"--gpus: {error}", "offer others", Exit.USAGE) from error
+    except CannotOffer as error:
+        raise Failure(f"GPUs: {error}", "offer others with --gpus, or none", Exit.USAGE) from error
     except identity.StateInUse as error:
         raise Failure(str(error)) from error
     except confine.CannotIsolate as error:

@@ -8,7 +8,17 @@ import pytest
 
 from infra.nvml import Nvml
 from tests.nvml_support import GIB, GPU_IS_LOST, Driver, FakeCard, desktop, divided, server
-from worker.resources import FOREIGN_WINDOW_S, HISTORY_S, INVENTORY_EACH, NoSuchGpu, Resources, chosen, margin
+from worker.options import AgentOptions
+from worker.resources import (
+    FOREIGN_WINDOW_S,
+    HISTORY_S,
+    INVENTORY_EACH,
+    CannotOffer,
+    Resources,
+    chosen,
+    margin,
+    measuring,
+)
 from worker.whose import is_own
 
 MIB = 1024 * 1024
@@ -59,8 +69,17 @@ def test_the_owner_says_which(tmp_path: Path) -> None:
     ]
     assert [gpu.uuid for gpu in resources(tmp_path, driver, driver.cards[1].uuid).offered] == [driver.cards[1].uuid]
     assert resources(tmp_path, driver, "none").offered == ()
-    with pytest.raises(NoSuchGpu, match="there is no GPU '7'; this machine has 3"):
+    with pytest.raises(CannotOffer, match="there is no GPU '7'; this machine has 3"):
         chosen(Nvml.over(driver).cards(), "7")
+
+
+def test_a_recording_that_cannot_be_played_is_told(tmp_path: Path) -> None:
+    (tmp_path / "nvml.json").write_text("no")
+    options = AgentOptions(
+        state=tmp_path, worker="w1", pool="p", nats_url="", api_url="", seed=b"", nvml_recording=tmp_path / "nvml.json"
+    )
+    with pytest.raises(CannotOffer, match="cannot be played"):
+        measuring(options, tuple)
 
 
 def test_a_gpu_tells_whose_processes_are_on_it(tmp_path: Path) -> None:
