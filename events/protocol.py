@@ -114,7 +114,16 @@ class Drain(msgspec.Struct, frozen=True, gc=False, tag="drain"):
     on: bool
 
 
-Order: TypeAlias = Run | Cancel | Drain
+class Configure(msgspec.Struct, frozen=True, gc=False, tag="configure"):
+    """From now on measure the machine, and say so, every `heartbeat_ms`."""
+
+    number: int
+    heartbeat_ms: int
+
+
+HEARTBEAT_MS_MIN, HEARTBEAT_MS_MAX = 500, 5_000
+"""A worker that is not heard for three of the longest is unreachable."""
+Order: TypeAlias = Run | Cancel | Drain | Configure
 
 
 class Orders(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="orders"):

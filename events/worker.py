@@ -77,6 +77,13 @@ class WorkerUndrained(WorkerEvent, tag="worker.undrained"):
     ask: str = ""
 
 
+class WorkerConfigured(WorkerEvent, tag="worker.configured"):
+    """The worker is to measure its machine, and to say so, every `heartbeat_ms`. `ask`: the request's own id."""
+
+    heartbeat_ms: int
+    ask: str = ""
+
+
 class WorkerContested(WorkerEvent, tag="worker.contested"):
     """A machine with this worker's key, whose `boot` is another than that of the one at work, was refused. Said so often
     and no more, however often it tries.
@@ -94,5 +101,6 @@ AnyWorkerEvent = (
     | WorkerStopped
     | WorkerDrained
     | WorkerUndrained
+    | WorkerConfigured
     | WorkerContested
 )

@@ -26,6 +26,7 @@ from events.task import (
     TasksStarted,
 )
 from events.worker import (
+    WorkerConfigured,
     WorkerDrained,
     WorkerEvent,
     WorkerLost,
@@ -333,5 +334,6 @@ _KEEP: dict[type[Event], Callable[[Rows, Any, int, int, Decision], None]] = {
     WorkerDrained: _worker,
     WorkerUndrained: _worker,
     **{kind: _entries for kind in EVENTS if "postings" in kind.__struct_fields__},
+    WorkerConfigured: _worker,
 }
 """What leaves a row. Facts that are not here (a writer's, unknown ones) leave none."""

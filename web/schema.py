@@ -12,6 +12,7 @@ from events.base import Digest
 from events.inputs import Input, Param
 from events.job import Kind
 from events.limits import Network, Pull
+from events.protocol import HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN
 from events.spec import SecretUse
 from events.task import AttemptEnd, Detail
 from projections.rows import JobState, TaskState, WorkerState
@@ -244,6 +245,12 @@ class EnrolAnswer(msgspec.Struct, frozen=True, gc=False):
     pool: str
     nats_url: str
     nats_ca: str = ""
+
+
+class ConfigureBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """`heartbeat`: every so many seconds the worker measures its machine and says so."""
+
+    heartbeat: Annotated[float, Meta(ge=HEARTBEAT_MS_MIN / 1000, le=HEARTBEAT_MS_MAX / 1000)]
 
 
 class DrainBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):

@@ -15,7 +15,7 @@ from infra.sealing import KeyAway, KeyDestroyed, SealBroken
 from projections.access import Identity
 from projections.rows import WorkerRow
 from services.accounts.commands import BanWorker, Enrol, ForgetWorker, RenameWorker
-from services.pool.commands import DrainWorker
+from services.pool.commands import ConfigureWorker, DrainWorker
 from web import schema
 from web.administer import administer, record
 from web.caller import ANYBODY, NOBODY, WORKERS_CHANGE, Caller, caller_of, forbidden
@@ -153,6 +153,27 @@ async def drain(
     return shown
 
 
+@post(
+    "/v1/workers/{worker:str}/configure",
+    needs=WORKERS_CHANGE,
+    status_code=200,
+    summary="Configure a worker",
+    responses=problems(404, 409, 422),
+)
+async def configure(
+    core: CoreArg, request: AnyRequest, worker: FromPath[str], data: JSONBody[schema.ConfigureBody]
+) -> schema.Done:
+    """Have it measure its machine more often, or less."""
+    caller, trace = caller_of(request), secrets.token_hex(8)
+    own(core, caller, worker)
+    command = ConfigureWorker(worker, round(data.heartbeat * 1000), trace)
+    answer = await core.ask.ask([command], caller.by, cause=caller.via, trace=trace)
+    shown = done(answer.outcomes[0], answer.position, "worker", worker)
+    if not shown.existing:
+        await record(core, caller, "worker.configure", worker)
+    return shown
+
+
 def own(core: Core, caller: Caller, worker: WorkerId) -> Identity | None:
     """The worker, None when it is known to the pool alone. Raises Failed unless the caller looks after it."""
     known = core.access.state.workers.get(worker)
@@ -236,4 +257,4 @@ async def health() -> schema.Health:
     return schema.Health()
 
 
-ROUTES = [list_workers, show_worker, usage, enrol, drain, forget, ban, rename, status, ready, health]
+ROUTES = [list_workers, show_worker, usage, enrol, drain, configure, forget, ban, rename, status, ready, health]

@@ -142,12 +142,11 @@ class Agent:
         means = await confine.prepare(
             options.worker, options.isolation, options.rules, memory, options.state / "volumes"
         )
-        resources = self._resources
-        stack.callback(resources.close)
+        stack.callback(self._resources.close)
         interpreter = python.find_interpreter()
         kinds = ["process", "noop", "shell", *(["python"] if interpreter else []), *(["container"] if engine else [])]
         features, milli = means.confiner.features(bool(engine)), round((options.cpus or usage.cpus()) * 1000)
-        capacity = Capacity(milli, memory, tuple(kinds), features, resources.offered)
+        capacity = Capacity(milli, memory, tuple(kinds), features, self._resources.offered)
         hello = Hello(usage.boot_id(), capacity, options.version, self._nonce, since_boot_ms=self._since_boot_ms)
         state = State(self.session, hello, spool.unreported)
         cache = Cache(options.state / "cache", api, options.cache_bytes_max)
@@ -174,6 +173,7 @@ class Agent:
         shell.adopt(kept)
         if engine is not None:
             await containers_left.clear(engine, options, kept)
+        shell.on_measure = self._resources.adjust
         stack.push_async_callback(shell.close)
 
     @property
@@ -391,4 +391,4 @@ class Agent:
             with contextlib.suppress(LinkDown):
                 self._link.send(subject, protocol.pack(sample.beat))
                 resources.told()
-            await asyncio.sleep(resources.interval_s * random.uniform(0.95, 1.05))
+            await resources.wait()

@@ -11,7 +11,7 @@ from typing import Any
 from events import template
 from events.base import Runs, expand, runs_of
 from events.masking import mask
-from events.protocol import Cancel, Drain, Ended, Report, ReportItem, Run, Started
+from events.protocol import Cancel, Configure, Ended, Report, ReportItem, Run, Started
 from events.task import AttemptEnd
 from events.units import size_text
 from worker import gpus
@@ -27,6 +27,7 @@ from worker.messages import (
     GpusUsable,
     Instruction,
     Kill,
+    Measure,
     Ordered,
     Quit,
     Repoll,
@@ -89,8 +90,9 @@ def _ordered(state: State, stimulus: Ordered) -> None:
             _take(state, order, stimulus.now)
         elif isinstance(order, Cancel):
             _cancel(state, order, stimulus.now)
+        elif isinstance(order, Configure):
+            state.out.append(Measure(order.heartbeat_ms))
         else:
-            assert isinstance(order, Drain)
             state.drained = order.on
 
 

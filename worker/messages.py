@@ -156,6 +156,12 @@ class Repoll(msgspec.Struct, frozen=True, gc=False):
     """Abandon the outstanding poll and ask again: what it says is no longer so."""
 
 
+class Measure(msgspec.Struct, frozen=True, gc=False):
+    """Measure the machine every `each_ms` from now on."""
+
+    each_ms: int
+
+
 class Quit(msgspec.Struct, frozen=True, gc=False):
     """Stop the agent with this exit code."""
 
@@ -163,4 +169,4 @@ class Quit(msgspec.Struct, frozen=True, gc=False):
     why: str
 
 
-Instruction: TypeAlias = Start | Kill | Save | Send | Forget | Repoll | Quit
+Instruction: TypeAlias = Start | Kill | Save | Send | Forget | Repoll | Measure | Quit

@@ -3,8 +3,11 @@
 `sample` blocks for some milliseconds (a GPU may take longer): call it in a thread. What is not there is left out.
 """
 
+import asyncio
+import contextlib
 import os
 import platform
+import random
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
@@ -16,7 +19,7 @@ import psutil
 import structlog
 
 from events.hardware import UNKNOWN, Gpu, GpuUse, Inventory, Usage
-from events.protocol import Heartbeat
+from events.protocol import HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, Heartbeat
 from infra.disk import free_bytes
 from infra.nvml import Card, Nvml, NvmlAbsent
 from infra.nvml_recording import Recorded
@@ -24,7 +27,7 @@ from worker.options import AgentOptions
 from worker.whose import is_own
 
 HISTORY_S = 600
-INTERVAL_S, INTERVAL_S_MIN, INTERVAL_S_MAX = 5.0, 1.0, 60.0
+INTERVAL_S = 5.0
 FOREIGN_WINDOW_S = 60
 """What others use of a GPU counts with the most that they used within this time: they come back."""
 MARGIN_BYTES_MIN, MARGIN_PART = 256 * 1024 * 1024, 32
@@ -67,6 +70,7 @@ class Resources:
     ) -> None:
         self._worker, self._folder, self._nvml, self._containers, self._whose = worker, folder, nvml, containers, whose
         self.interval_s = INTERVAL_S
+        self._adjusted = asyncio.Event()
         self.history: deque[Sample] = deque()
         self._beats = 0
         self._before = (time.monotonic(), _counters())
@@ -81,9 +85,17 @@ class Resources:
         if self._nvml is not None:
             self._nvml.close()
 
-    def adjust(self, interval_s: float) -> None:
-        """Measure each so many seconds from now on, within INTERVAL_S_MIN and INTERVAL_S_MAX."""
-        self.interval_s = min(max(interval_s, INTERVAL_S_MIN), INTERVAL_S_MAX)
+    def adjust(self, each_ms: int) -> None:
+        """Measure every `each_ms` from now on, within what a platform may ask for."""
+        self.interval_s = min(max(each_ms, HEARTBEAT_MS_MIN), HEARTBEAT_MS_MAX) / 1000
+        self._adjusted.set()
+
+    async def wait(self) -> None:
+        """Until the next sample is due, which it is at once when the interval became another."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.interval_s * random.uniform(0.95, 1.05)):
+                await self._adjusted.wait()
+        self._adjusted.clear()
 
     def sample(self, session: str, running: int, waiting: int) -> Sample:
         """Measure, and remember it for ten minutes."""

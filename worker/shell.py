@@ -30,6 +30,7 @@ from worker.messages import (
     Freed,
     Instruction,
     Kill,
+    Measure,
     Quit,
     Repoll,
     Save,
@@ -105,6 +106,7 @@ class Shell:
         self._forgotten: list[int] = []
         self._timer: asyncio.TimerHandle | None = None
         self._on_quit = on_quit
+        self.on_measure: Callable[[int], None] = lambda each_ms: None
         self._table: dict[type[Instruction], Callable[[Any], None]] = {
             Start: self._start,
             Kill: self._kill,
@@ -112,6 +114,7 @@ class Shell:
             Send: lambda instruction: on_report(instruction.report),
             Forget: self._forget,
             Repoll: lambda instruction: on_repoll(),
+            Measure: lambda instruction: self.on_measure(instruction.each_ms),
             Quit: on_quit,
         }
 

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from events.hardware import UNKNOWN
+from events.protocol import HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN
 from events.units import size_text
 from services.cli import format
 from services.cli.context import Context, command
 from services.cli.failure import Exit, Failure
 from services.cli.find import find_worker
+from services.cli.options import DURATION
 
 if TYPE_CHECKING:
     from infra.nvml import Card, Nvml
@@ -118,6 +120,27 @@ def chart(percents: list[float]) -> str:
     cuts = [at * len(percents) // width for at in range(width + 1)]
     means = [sum(percents[a:b]) / (b - a) for a, b in pairwise(cuts)]
     return "".join(BLOCKS[min(8, max(0, round(mean / 12.5)))] for mean in means)
+
+
+@command("configure")
+@click.argument("worker")
+@click.option("--heartbeat", type=DURATION, required=True, help="Measure so often: 500ms to 5s.")
+def configure(context: Context, worker: str, heartbeat: float) -> None:
+    """Have a worker measure its machine, and tell of it, more often or less."""
+    asyncio.run(_configure(context, worker, heartbeat))
+
+
+async def _configure(context: Context, prefix: str, heartbeat: float) -> None:
+    least, most = HEARTBEAT_MS_MIN / 1000, HEARTBEAT_MS_MAX / 1000
+    if not least <= heartbeat <= most:
+        raise Failure(f"--heartbeat is {heartbeat:g} s; must be from {least:g} to {most:g} s", "try 1s", Exit.USAGE)
+    async with context.client() as hive:
+        found = await find_worker(hive, prefix)
+        done = await hive.configure(found, heartbeat)
+    if context.output.mode == "json":
+        context.output.document(done)
+    else:
+        context.output.note(f"{found} measures its machine every {heartbeat:g} s")
 
 
 @command("gpus", remote=False)

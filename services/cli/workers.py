@@ -12,7 +12,7 @@ from services.cli.context import Context, command
 from services.cli.enrolments import ban, rename, token
 from services.cli.find import find_worker
 from services.cli.worker_run import join, rekey, run
-from services.cli.worker_show import gpus, gpus_text, show
+from services.cli.worker_show import configure, gpus, gpus_text, show
 
 if TYPE_CHECKING:
     from web.schema import WorkerView
@@ -106,6 +106,7 @@ async def _remove(context: Context, prefix: str) -> None:
 
 worker.add_command(run)
 worker.add_command(show)
+worker.add_command(configure)
 worker.add_command(gpus)
 worker.add_command(join)
 worker.add_command(rekey)

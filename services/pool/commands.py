@@ -44,7 +44,15 @@ class DrainWorker(msgspec.Struct, frozen=True, gc=False, tag="drain"):
     ask: str = ""
 
 
-Command: TypeAlias = Submit | CancelJob | DrainWorker
+class ConfigureWorker(msgspec.Struct, frozen=True, gc=False, tag="configure"):
+    """Have the worker measure its machine every `heartbeat_ms`. `ask`: the request's own id."""
+
+    worker: WorkerId
+    heartbeat_ms: int
+    ask: str = ""
+
+
+Command: TypeAlias = Submit | CancelJob | DrainWorker | ConfigureWorker
 
 
 class Greet(msgspec.Struct, frozen=True, gc=False):

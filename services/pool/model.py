@@ -22,6 +22,7 @@ from events.task import (
     TasksStarted,
 )
 from events.worker import (
+    WorkerConfigured,
     WorkerContested,
     WorkerDrained,
     WorkerLost,
@@ -38,6 +39,7 @@ from services.pool.commands import (
     Advance,
     CancelJob,
     Command,
+    ConfigureWorker,
     DrainWorker,
     Greet,
     Heard,
@@ -56,6 +58,7 @@ DECIDE: dict[type, Callable[[Pool, Any, int], Sequence[AnyEvent]]] = {
     Submit: lambda state, command, now: job.decide_submit(state, command),
     CancelJob: lambda state, command, now: job.decide_cancel(state, command),
     DrainWorker: lambda state, command, now: worker.decide_drain(state, command),
+    ConfigureWorker: lambda state, command, now: worker.decide_configure(state, command),
     Greet: worker.decide_greet,
     Reported: worker.decide_report,
     Silent: worker.decide_silent,
@@ -99,6 +102,7 @@ EVOLVE: dict[type, Callable[[Pool, Any, int], None]] = {
     WorkerStopped: worker.evolve_standing,
     WorkerDrained: worker.evolve_drained,
     WorkerUndrained: worker.evolve_drained,
+    WorkerConfigured: worker.evolve_configured,
     WorkerContested: worker.evolve_contested,
     WriterLed: _led,
 }

@@ -10,7 +10,7 @@ import structlog
 
 from events.base import JobId, Runs, Sealed, WorkerId, runs_of
 from events.catalog import position_text
-from events.protocol import Cancel, Drain, Order, Run
+from events.protocol import Cancel, Configure, Drain, Order, Run
 from events.spec import TaskText
 from infra.sealing import KeyAway, KeyDestroyed, SealBroken
 from infra.tickets import PUT, SECRETS, Tickets, root_of
@@ -47,6 +47,7 @@ class OrderBook:
         machine = state.workers[worker]
         return (
             machine.drain_order > last
+            or machine.configured[0] > last
             or next(reversed(machine.leases), 0) > last
             or next(reversed(machine.cancels), 0) > last
         )
@@ -58,7 +59,8 @@ class OrderBook:
         machine = state.workers[worker]
         leases = _after(machine.leases, last)
         cancels = _after(machine.cancels, last)
-        numbers: list[int] = sorted([*leases, *cancels, *([machine.drain_order] if machine.drain_order > last else [])])
+        said = [number for number in (machine.drain_order, machine.configured[0]) if number > last]
+        numbers: list[int] = sorted([*leases, *cancels, *said])
         found: list[Order] = []
         where = position_text(position)
         room = ORDERS_BYTES_MAX
@@ -75,6 +77,8 @@ class OrderBook:
                 found.append(run)
             elif number in machine.cancels:
                 found.append(Cancel(number, machine.cancels[number]))
+            elif number == machine.configured[0]:
+                found.append(Configure(number, machine.configured[1]))
             else:
                 found.append(Drain(number, machine.drained))
         return found

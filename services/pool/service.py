@@ -33,7 +33,7 @@ from services.hosting import Item, Refused, Snapshots, Turn
 from services.pool import commands, model, react
 from services.pool.admission import Admission, Kind
 from services.pool.client import ask_of, service_of
-from services.pool.commands import Advance, CancelJob, DrainWorker, Past, Reported, Silent, Submit
+from services.pool.commands import Advance, CancelJob, ConfigureWorker, DrainWorker, Past, Reported, Silent, Submit
 from services.pool.liveness import Liveness
 from services.pool.orders import OrderBook
 from services.pool.output import OutputDesk
@@ -110,7 +110,12 @@ class PoolService:
         self._polls = PollDesk(self.writer, book, self._say_to_poll, self._clock, monotonic)
         # A drain may be taken back while nobody leads, so it is left to be asked again.
         self._asks: AskDesk[commands.Command] = AskDesk(
-            link, service_of(pool), self.writer, ask_of, lambda command: not isinstance(command, DrainWorker), monotonic
+            link,
+            service_of(pool),
+            self.writer,
+            ask_of,
+            lambda command: not isinstance(command, DrainWorker | ConfigureWorker),
+            monotonic,
         )
         self.near = self._asks.near
         self._capacity = False

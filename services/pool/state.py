@@ -53,8 +53,7 @@ class Retry(msgspec.Struct, gc=False):
     due: int = 0
     since: int = 0
     """Since when (ms) that worker had it, if it may take it back."""
-    gpus: list[str] = []
-    """Those that it takes back with that lease."""
+    gpus: list[str] = []  # those that it takes back with that lease
 
 
 class Job(msgspec.Struct, gc=False):
@@ -128,6 +127,7 @@ class Worker(msgspec.Struct, gc=False):
     past: list[str] = []
     since_boot_ms: int = 0
     asked: list[str] = []
+    configured: tuple[int, int] = (0, 0)  # the order that says how often (ms) it measures, and how often
     gpus: dict[str, Held] = {}  # what its tasks have of each, by UUID
     contested_at: int = 0
     """When (ms) it was last said that another machine has its key."""

@@ -13,6 +13,7 @@ from events.protocol import Ended, Hello, Report, Started
 from events.spec import COUNT_MAX
 from events.task import Detail, TasksLate, TasksReclaimed, TasksStarted
 from events.worker import (
+    WorkerConfigured,
     WorkerContested,
     WorkerDrained,
     WorkerLost,
@@ -24,7 +25,7 @@ from events.worker import (
     WorkerUnreachable,
 )
 from services.hosting import Refused
-from services.pool.commands import DrainWorker, Greet, Heard, Reported, Silent
+from services.pool.commands import ConfigureWorker, DrainWorker, Greet, Heard, Reported, Silent
 from services.pool.gpus import Held, hold, may_hold
 from services.pool.job import BOUND_BYTES, FACT_BYTES, FACTS_BYTES_MAX, Ends, TaskFact
 from services.pool.state import ASKS_KEPT, SESSIONS_KEPT, Job, Lease, Pool, Worker
@@ -49,6 +50,7 @@ WorkerFact: TypeAlias = (
     | WorkerStopped
     | WorkerDrained
     | WorkerUndrained
+    | WorkerConfigured
     | WorkerContested
 )
 Fact: TypeAlias = WorkerFact | TaskFact | TasksLate | JobFinished
@@ -270,6 +272,16 @@ def decide_drain(state: Pool, command: DrainWorker) -> list[Fact]:
     return [WorkerDrained(worker.id, ask=command.ask) if command.on else WorkerUndrained(worker.id, command.ask)]
 
 
+def decide_configure(state: Pool, command: ConfigureWorker) -> list[Fact]:
+    """Have a worker measure its machine so often; nothing when it does so already, or when this request was done."""
+    worker = state.workers.get(command.worker)
+    if worker is None:
+        raise Refused("unknown_worker", "worker", f"there is no worker {command.worker!r}")
+    if worker.configured[1] == command.heartbeat_ms or (command.ask and command.ask in worker.asked):
+        return []
+    return [WorkerConfigured(worker.id, command.heartbeat_ms, command.ask)]
+
+
 def stale_leases(state: Pool, worker: WorkerId, hello: Hello) -> list[tuple[str, int]]:
     """Of what a worker says it holds, the (job, lease) pairs that are no longer its own: it is to end them."""
     return [
@@ -311,6 +323,15 @@ def evolve_standing(
 
 def evolve_contested(state: Pool, event: WorkerContested, at: int) -> None:
     state.workers[event.worker].contested_at = at
+
+
+def evolve_configured(state: Pool, event: WorkerConfigured, at: int) -> None:
+    worker = state.workers[event.worker]
+    if event.ask:
+        worker.asked = [*worker.asked, event.ask][-ASKS_KEPT:]
+    state.number += 1
+    worker.configured = (state.number, event.heartbeat_ms)
+    state.freed.add(event.worker)
 
 
 def evolve_drained(state: Pool, event: WorkerDrained | WorkerUndrained, at: int) -> None:

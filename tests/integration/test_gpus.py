@@ -60,6 +60,8 @@ async def test_each_task_gets_its_own(tmp_path: Path) -> None:
             await running.until(heard, "the API knows what the machine said")
             shown_worker = await hive.worker(machine.worker)
             assert shown_worker.inventory is not None and shown_worker.inventory.cuda == "12.4"
+            assert not (await hive.configure(machine.worker, 0.5)).existing
+            assert (await hive.configure(machine.worker, 0.5)).existing
             points = await hive.worker_usage(machine.worker)
             assert [gpu.uuid for gpu in points[-1].gpus] == [one.uuid, two.uuid]
 

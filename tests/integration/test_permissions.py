@@ -38,6 +38,7 @@ MAY: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/v1/workers/{worker}/usage"): ALL,
     ("POST", "/v1/workers"): KEEPERS,
     ("POST", "/v1/workers/{worker}/drain"): KEEPERS,
+    ("POST", "/v1/workers/{worker}/configure"): KEEPERS,
     ("POST", "/v1/workers/{worker}/ban"): KEEPERS,
     ("PATCH", "/v1/workers/{worker}"): KEEPERS,
     ("DELETE", "/v1/workers/{worker}"): KEEPERS,

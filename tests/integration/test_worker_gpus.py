@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from events.protocol import Configure
 from tests.nvml_support import GIB, desktop, recorded, server
 from tests.worker_support import Rig, rigged
 
@@ -74,3 +75,11 @@ async def test_a_process_of_a_task_is_its_own(rig: Rig, tmp_path: Path) -> None:
     pids: list[int] = json.loads(rig.pool.text(lease))
     assert [is_own(pid, rig.who.worker) for pid in pids] == [True, True, True]
     assert not any(is_own(pid, "wother") for pid in pids)
+
+
+async def test_the_platform_says_how_often_to_measure(rig: Rig) -> None:
+    await rig.start()
+    await rig.pool.until(lambda: rig.pool.beats, "the first heartbeat")
+    rig.pool.say(Configure(rig.pool.number(), 500))
+    await rig.pool.until(lambda: len(rig.pool.beats) > 3, "more of them at once, and then twice a second")
+    assert rig.pool.beats[3].at - rig.pool.beats[2].at < 2500

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from events.hardware import Gpu
-from events.protocol import Hello, Orders
+from events.protocol import Configure, Hello, Orders
 from events.worker import Capacity
 from tests.machine_support import done, order, starts, told
 from worker.confine import Confiner, Machine, Rules
 from worker.executors.bubblewrap import Sandbox
 from worker.gpus import TOLD_MIB, environment
 from worker.machine import step
-from worker.messages import GpusUsable, Ordered, Repoll, Save, Stop
+from worker.messages import GpusUsable, Measure, Ordered, Repoll, Save, Stop
 from worker.state import State, next_poll, reserved
 
 GPUS = (Gpu("GPU-0", "NVIDIA A100", 1000), Gpu("GPU-1", "NVIDIA A100", 1000))
@@ -86,3 +86,9 @@ def test_only_a_task_with_gpus_finds_them_in_its_box(monkeypatch: pytest.MonkeyP
     assert mine is not None and others is not None
     assert " ".join(mine.prefix).count("--dev-bind-try /dev/nvidia0 /dev/nvidia0 --dev-bind-try /dev/nvidiactl") == 1
     assert not any("nvidia" in word for word in others.prefix)
+
+
+def test_how_often_to_measure_is_told_once_an_order() -> None:
+    state = machine()
+    assert told(state, Configure(3, 1000)) == [Measure(1000)]
+    assert told(state, Configure(3, 1000)) == []

@@ -5,6 +5,7 @@ from events.protocol import Held, Hello
 from events.task import TasksFailed, TasksFinished, TasksLate, TasksReclaimed, TasksRetried
 from events.worker import (
     Capacity,
+    WorkerConfigured,
     WorkerDrained,
     WorkerLost,
     WorkerReported,
@@ -13,7 +14,7 @@ from events.worker import (
     WorkerUndrained,
     WorkerUnreachable,
 )
-from services.pool.commands import DrainWorker, Heard
+from services.pool.commands import ConfigureWorker, DrainWorker, Heard
 from services.pool.state import ASKS_KEPT, load, save
 from services.pool.worker import stale_leases
 from tests.pool_support import Story, ended, greet, place, report, submit, tags
@@ -243,6 +244,17 @@ def test_a_worker_stays_drained_over_a_restart() -> None:
 
 def test_draining_a_worker_that_is_not_there_is_refused() -> None:
     assert Story().refuses(DrainWorker("w9", True)).code == "unknown_worker"
+    assert Story().refuses(ConfigureWorker("w9", 1000)).code == "unknown_worker"
+
+
+def test_a_worker_is_told_how_often_to_measure_once() -> None:
+    story = Story().worker()
+    ask = ConfigureWorker("w1", 1000, "a1")
+    assert story.when(ask) == [WorkerConfigured("w1", 1000, "a1")]
+    assert story.when(ask) == []
+    assert story.when(ConfigureWorker("w1", 500, "a2")) == [WorkerConfigured("w1", 500, "a2")]
+    assert story.when(ask) == [], "an earlier request that arrives again"
+    assert story.state.workers["w1"].configured == (2, 500)
 
 
 def test_a_cancelled_jobs_worker_is_told_once() -> None:

@@ -303,6 +303,11 @@ class AsyncHive:
         """What the worker's machine used in the last ten minutes, oldest first."""
         return codec.usage_of(await self._ask("GET", f"/v1/workers/{codec.name(worker)}/usage")).points
 
+    async def configure(self, worker: WorkerId, heartbeat: float) -> schema.Done:
+        """Have the worker measure its machine every `heartbeat` seconds."""
+        path = f"/v1/workers/{codec.name(worker)}/configure"
+        return codec.done_of(await self._ask("POST", path, None, schema.ConfigureBody(heartbeat)))
+
     async def drain(self, worker: WorkerId, on: bool = True) -> schema.Done:
         """Give the worker nothing new (`on`), or work again."""
         path = f"/v1/workers/{codec.name(worker)}/drain"

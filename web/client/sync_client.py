@@ -201,6 +201,10 @@ class Hive:
         """What the worker's machine used in the last ten minutes, oldest first."""
         return self._do(self._hive.worker_usage(worker))
 
+    def configure(self, worker: WorkerId, heartbeat: float) -> schema.Done:
+        """Have the worker measure its machine every `heartbeat` seconds."""
+        return self._do(self._hive.configure(worker, heartbeat))
+
     def drain(self, worker: WorkerId, on: bool = True) -> schema.Done:
         """Give the worker nothing new (`on`), or work again."""
         return self._do(self._hive.drain(worker, on))

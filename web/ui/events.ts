@@ -380,6 +380,15 @@ export interface WorkerUndrained {
   ask?: string;
 }
 
+/** The worker is to measure its machine, and to say so, every `heartbeat_ms`. `ask`: the request's own id. */
+export interface WorkerConfigured {
+  type: "worker.configured";
+  worker: string;
+  heartbeat_ms: number;
+  /** Default: "" */
+  ask?: string;
+}
+
 /** A machine with this worker's key, whose `boot` is another than that of the one at work, was refused. Said so often and no more, however often it tries. */
 export interface WorkerContested {
   type: "worker.contested";
@@ -924,6 +933,7 @@ export type AnyEvent =
   | WorkerStopped
   | WorkerDrained
   | WorkerUndrained
+  | WorkerConfigured
   | WorkerContested
   | WriterLed
   | UserRegistered
