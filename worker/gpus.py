@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from events.protocol import Run
+from events.worker import Capacity
 
 WHOLE = 1000
 TOLD_MIB = 512
@@ -34,8 +35,10 @@ def differ(usable: Sequence[int], told: Sequence[int]) -> bool:
     )
 
 
-def environment(order: Run) -> dict[str, str]:
-    """Variables for a task of `order` on a machine that has GPUs: it sees its own, by UUID, and no other."""
+def environment(capacity: Capacity, order: Run) -> dict[str, str]:
+    """Variables for a task of `order` on a machine that offers GPUs: it sees its own, by UUID, and no other."""
+    if not capacity.gpus:
+        return {}
     if not order.gpus:
         return HIDDEN
     named = ",".join(order.gpus)

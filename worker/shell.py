@@ -192,15 +192,12 @@ class Shell:
             box = self._confiner.box(order, folder)
             if box is not None:
                 give(folder, box.uid)
-            env = order.text.env | self._gpus(order) if self.state.capacity.gpus else order.text.env
+            env = order.text.env | gpus.environment(self.state.capacity, order)
         except Rejected as error:
             self._places.remove(key)
             self._ends.append(End(*key, "rejected", 0, str(error)))
             return
         self.keeper.spawn(Launch(order, index, folder, order.text.command, env, box))
-
-    def _gpus(self, order: Run) -> dict[str, str]:
-        return gpus.environment(order) if self.state.capacity.gpus else {}
 
     async def _prepare(self, order: Run, index: int) -> None:
         """Fetch what the task needs, then start it."""
@@ -248,7 +245,11 @@ class Shell:
         if box is not None:
             await asyncio.to_thread(give, folder, box.uid)
         try:
-            await self.keeper.launch(Launch(order, index, folder, args, {**env, **secrets, **self._gpus(order)}, box))
+            await self.keeper.launch(
+                Launch(
+                    order, index, folder, args, {**env, **secrets, **gpus.environment(self.state.capacity, order)}, box
+                )
+            )
         except Rejected as error:
             raise Rejected(as_typed(str(error), order, args)) from None
 

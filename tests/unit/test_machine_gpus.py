@@ -72,10 +72,14 @@ def test_one_that_stops_says_nothing_more_of_its_gpus() -> None:
 
 def test_a_task_sees_its_gpus_and_no_other() -> None:
     mine = order(1, [0, 0], gpus=["GPU-1", "GPU-0"], gpus_milli=2000)
-    assert environment(mine) == {
+    assert environment(HELLO.capacity, mine) == {
         "CUDA_VISIBLE_DEVICES": "GPU-1,GPU-0", "NVIDIA_VISIBLE_DEVICES": "GPU-1,GPU-0", "HIVE_GPUS": "2",
     }  # fmt: skip
-    assert environment(order(1, [0, 0])) == {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}
+    assert environment(HELLO.capacity, order(1, [0, 0])) == {
+        "CUDA_VISIBLE_DEVICES": "",
+        "NVIDIA_VISIBLE_DEVICES": "void",
+    }
+    assert environment(Capacity(1000, 1000), order(1, [0, 0])) == {}
 
 
 def test_only_a_task_with_gpus_finds_them_in_its_box(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
