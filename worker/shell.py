@@ -241,15 +241,11 @@ class Shell:
         args, env = program(order, index, own, home)
         if python is not None:
             args = [python.interpreter, f"{home}/{python.entry}", *args]
-        env |= environment(order, own, home)
+        env |= environment(order, own, home) | secrets | gpus.environment(self.state.capacity, order)
         if box is not None:
             await asyncio.to_thread(give, folder, box.uid)
         try:
-            await self.keeper.launch(
-                Launch(
-                    order, index, folder, args, {**env, **secrets, **gpus.environment(self.state.capacity, order)}, box
-                )
-            )
+            await self.keeper.launch(Launch(order, index, folder, args, env, box))
         except Rejected as error:
             raise Rejected(as_typed(str(error), order, args)) from None
 
