@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from events.base import Digest, Event, JobId, Sealed, UserId
+from events.units import HOUR_MS
 
 Kind = Literal["process", "container", "noop", "shell", "python"]
 JobEnd = Literal["succeeded", "failed", "cancelled"]
@@ -35,6 +36,11 @@ class Cost(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     each_ms: int
     prices: str = ""
     most: int = 0
+
+
+def price(cost: Cost, tasks: int, ms: int) -> int:
+    """What so many tasks cost that took so many ms together, in µCPT: whole ones, rounded down."""
+    return cost.base * tasks + cost.per_hour * ms // HOUR_MS
 
 
 class JobEvent(Event):
@@ -84,12 +90,14 @@ class JobRunnable(JobEvent, tag="job.runnable"):
 
 class JobMetered(JobEvent, tag="job.metered"):
     """What is held for the job is nearly used up, as it runs now: `used` µCPT of it, what its `running` tasks took so far
-    included. `wanted` more would let it go on. Nothing is charged before an attempt has ended.
+    included. `wanted` more would let it go on; without, it is used up at `ends_at` (ms; 0: by now, or by what ends next).
+    Nothing is charged before an attempt has ended.
     """
 
     used: int
     wanted: int
     running: int = 0
+    ends_at: int = 0
 
 
 class JobFunded(JobEvent, tag="job.funded"):

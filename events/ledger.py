@@ -13,6 +13,7 @@ from typing import ClassVar, Literal, TypeAlias
 import msgspec
 
 from events.base import Digest, Event, JobId, Runs, Sealed, UserId, WorkerId
+from events.job import Cost
 from events.task import AttemptEnd
 
 AccountId: TypeAlias = str
@@ -148,12 +149,18 @@ class HoldEvent(Event):
 
 
 class HoldPlaced(HoldEvent, tag="hold.placed"):
-    """What the job may cost at most stands apart: it can run."""
+    """What the job is to cost stands apart: it can run. `cost` is what it was handed in at; the rest is what one of its tasks
+    reserves.
+    """
 
     owner: UserId
     total: int
     postings: list[Posting]
     prices: str = ""
+    cost: Cost | None = None
+    cpus_milli: int = 0
+    memory_bytes: int = 0
+    gpus_milli: int = 0
 
 
 class HoldRefused(HoldEvent, tag="hold.refused"):
@@ -195,6 +202,7 @@ class ChargeEvent(Event):
 class ChargePosted(ChargeEvent, tag="charge.posted"):
     """A job paid for work of one lease: these tasks, which ended so (or run on: ""). `reported_ms` is what the worker
     said they took, `counted_ms` what counts, on whose word; `evidence` are the positions of the facts that say so.
+    `counted`: for how many of them the base price counts; `price`: what is charged for it all, µCPT.
     """
 
     hold: HoldId
@@ -207,6 +215,8 @@ class ChargePosted(ChargeEvent, tag="charge.posted"):
     counted_ms: int = 0
     word: Word = "platform"
     evidence: list[int] = []
+    counted: int = 0
+    price: int = 0
 
 
 class Work(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

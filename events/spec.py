@@ -30,6 +30,7 @@ ENV_NAME = re.compile(r"(?!HIVE_)[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 EACH_INPUTS_MAX = 10_000
 LABELS_MAX = 64
 NAME_CHARS_MAX = 200
+CPT_MAX = 1_000_000_000
 RETRIES_MAX = 100
 NUMBER_SHOWN_MAX = 10**18
 
@@ -102,7 +103,8 @@ class JobSpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_
     as its arguments. `image_secret` is a secret of the form NAME:PASSWORD for the registry of `image`. `network` none, or
     `hosts` alone, or full; `disk` bytes of the task's folder, `pids` processes, `swap` bytes beyond `memory`. `gpus`: so many
     whole GPUs for each task, or a share of one (0.25: up to four tasks on a GPU), each with `gpu_memory` bytes for it and
-    of `gpu_model`.
+    of `gpu_model`. It is refused when it may cost more than `max_cpt` (docs/prices.md;
+    0: no limit of its own), and never costs more.
     """
 
     command: list[str] = []
@@ -138,6 +140,7 @@ class JobSpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_
     disk: int = 0
     pids: int = 0
     swap: int = 0
+    max_cpt: float = 0.0
 
 
 def _between(field: str, value: float, low: float, high: float, unit: str = "") -> None:
@@ -181,6 +184,7 @@ def check_spec(spec: JobSpec, field: str = "") -> None:
     _between(f"{at}memory", spec.memory, 0, MEMORY_BYTES_MAX, " bytes")
     _check_gpus(spec, at)
     _between(f"{at}time_limit", spec.time_limit, 0, TIME_LIMIT_S_MAX, " seconds (0: none)")
+    _between(f"{at}max_cpt", spec.max_cpt, 0, CPT_MAX, " CPT (0: no limit)")
     _between(f"{at}lost_after", spec.lost_after, 15, 7 * 86400, " seconds")
     for cause in ("exit", "oom", "timeout", "lost", "rejected", "output_lost"):
         _between(f"{at}retries.{cause}", getattr(spec.retries, cause), 0, RETRIES_MAX)

@@ -1,5 +1,7 @@
 """Sizes and amounts as people read them. Pure."""
 
+HOUR_MS = 3_600_000
+"""Milliseconds of an hour."""
 MICRO = 1_000_000
 """µCPT of a CPT."""
 

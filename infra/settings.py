@@ -26,7 +26,10 @@ NOT_NEGATIVE = (
     "disk_low_bytes", "disk_min_bytes", "requests_per_min_max", "open_jobs_max", "queued_tasks_max", "upload_bytes_max",
     "report_archive_bytes_max",
 )  # fmt: skip
-CAPPED = {"supply_cap_cpt": 1_000_000_000, "sign_up_grant_cpt": 1_000_000_000}
+CAPPED = {
+    "supply_cap_cpt": 1_000_000_000, "sign_up_grant_cpt": 1_000_000_000, "admin_grant_cpt": 1_000_000_000,
+    "fee_percent": 100, "funds_grace_s": 7 * 86_400,
+}  # fmt: skip
 """A thousand million CPT, in millionths, are still exact as a JSON number everywhere."""
 ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
 NATS_URL = re.compile(r"(tls|wss)://[^\s,/]+(/[^\s,]*)?")
@@ -82,6 +85,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How many CPT there may be at most."""
     sign_up_grant_cpt: int = 100
     """CPT that each new user is given, while the supply lasts."""
+    admin_grant_cpt: int = 1_000_000
+    """CPT that each new admin is given in place of that, when it is more: who tries a hive alone has something to spend."""
+    economy: Literal["on", "off"] = "on"
+    """Whether jobs cost anything: where it is off nothing is held or paid, and usage is still recorded."""
+    fee_percent: int = 10
+    """The hive's own share of what jobs pay."""
+    funds_grace_s: int = 60
+    """How long before it is stopped a running job whose owner has no more CPT is told so, at least."""
     registration: Literal["open", "invite", "closed"] = "invite"
     """Who may register: anybody, whoever has an invitation, or nobody."""
     smtp_url: str = ""

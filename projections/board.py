@@ -103,6 +103,8 @@ def _held(board: Board, event: JobHeld, _at: int, number: int) -> None:
 
 def held_reason(event: JobHeld) -> str:
     """Why a job is held, for people."""
+    if event.reason == "funds":
+        return "funds: what it may cost is being set aside"
     return f"{event.reason}: {event.detail}" if event.detail else event.reason
 
 

@@ -15,10 +15,17 @@ from events.catalog import AnyEvent, Unknown
 from events.ledger import (
     MINT,
     AccountId,
+    ChargePosted,
     DisputeId,
     DisputeOpened,
     DisputeRuled,
+    HoldExtended,
+    HoldId,
+    HoldPlaced,
+    HoldReleased,
+    HoldShort,
     Posting,
+    PricesSet,
     TransferId,
     TransferKind,
     TransferPending,
@@ -26,6 +33,8 @@ from events.ledger import (
     TransferVoided,
     user_account,
 )
+from projections import holds
+from projections.holds import Hold
 
 DUE_SPARE = 1000
 """Entries of the heap that may be of transfers which wait no more, beside as many as wait."""
@@ -65,6 +74,10 @@ class Books(msgspec.Struct):
     """When pending transfers expire: a heap whose first is one that waits; others in it may not wait any more."""
     disputes: dict[DisputeId, Dispute] = {}
     open_disputes: dict[UserId, int] = {}
+    holds: dict[HoldId, Hold] = {}
+    prices: PricesSet | None = None
+    """The price list, None until one was set; `price_lists`: how many there were."""
+    price_lists: int = 0
     entries: int = 0
 
     def balance(self, account: AccountId) -> int:
@@ -137,12 +150,23 @@ def _one_less(counts: dict[str, int], name: str) -> None:
         counts[name] -= 1
 
 
+def _prices(books: Books, event: PricesSet, at: int) -> None:
+    books.prices = event
+    books.price_lists += 1
+
+
 _CHANGES: dict[type[Any], Callable[[Books, Any, int], None]] = {
     TransferPosted: _posted,
     TransferPending: _pending,
     TransferVoided: _voided,
     DisputeOpened: _opened,
     DisputeRuled: _ruled,
+    PricesSet: _prices,
+    HoldPlaced: holds.placed,
+    HoldExtended: holds.extended,
+    HoldShort: holds.short,
+    ChargePosted: holds.charged,
+    HoldReleased: holds.released,
 }
 
 
@@ -172,6 +196,9 @@ def check(books: Books) -> None:
     assert {name for _, name in books.due} >= books.pending.keys(), "each that waits expires some day"
     assert not books.due or books.due[0][1] in books.pending
     assert {a for a in books.balances if a.startswith("pending:")} == {f"pending:{one}" for one in books.pending}
+    assert {a for a in books.balances if a.startswith("hold:")} <= {f"hold:{one}" for one in books.holds}
+    for name, hold in books.holds.items():
+        assert 0 <= hold.charged <= hold.total, name
     disputed: dict[UserId, int] = {}
     for dispute in books.disputes.values():
         disputed[dispute.user] = disputed.get(dispute.user, 0) + 1

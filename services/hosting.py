@@ -65,7 +65,9 @@ class Item:
 
 
 class React(msgspec.Struct, frozen=True, gc=False):
-    """The command to react to a fact: what happened on `subject`, in the message at `position`, recorded at `at` (ms)."""
+    """The command to react to a fact (see services.reaction): what happened on `subject`, in the message at `position`,
+    recorded at `at` (ms).
+    """
 
     subject: str
     position: int

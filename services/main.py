@@ -149,7 +149,7 @@ class ControlPlane:
             exits.push_async_callback(people.close)
             group.start(people.run())
             group.start(access.run())
-            ask_ledger, balances = await self._ledger(settings, link, log, group)
+            ask_ledger, balances = await self._ledger(settings, link, log, access, group)
             floods = Floods(access, server.revoke if server is not None else None)
             group.start(floods.run())
             archive = archive_of(self._folder, settings, "pool" in self._options.roles)
@@ -170,7 +170,7 @@ class ControlPlane:
                         self._folder, settings.pool, pool_client(link, settings.pool, service.near if service else None),
                         ask_accounts, access, people.keyring, people, references, log, reads, projector, outputs, server,
                         lambda: self._disk, network_of(settings, served, server), limits_of(settings), floods, beats, reports=archive,
-                        money=money_of(self._folder, settings, ask_ledger, balances, reads),
+                        money=money_of(self._folder, settings, ask_ledger, balances, reads), economy=settings.economy == "on",
                     )  # fmt: skip
                     url = await self._api(settings, core)
                     claim.set_url(url)
@@ -328,7 +328,7 @@ class ControlPlane:
         return turn
 
     async def _ledger(
-        self, settings: Settings, link: Link, log: JetStreamLog, group: Group
+        self, settings: Settings, link: Link, log: JetStreamLog, access: AccessView, group: Group
     ) -> tuple[LedgerClient, LedgerView]:
         service: LedgerService | None = None
         if "ledger" in self._options.roles:
@@ -336,7 +336,7 @@ class ControlPlane:
             index = Index(self._folder.directory("index") / "ledger.sqlite")
             self._exits.callback(index.close)
             turn = await self._turn(link, LEDGER, name)
-            service = ledger_service(self._folder, link, log, settings, index, turn, name)
+            service = ledger_service(self._folder, link, log, settings, index, turn, name, access)
             service.on_committed = self._snapshots_of(group).committed
             group.start(service.run())
         view = ledger_view(self._folder, log)

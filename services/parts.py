@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from events.account import Limits
-from events.base import WorkerId
+from events.base import UserId, WorkerId
 from infra.blobs import Blobs
 from infra.certificates import Served
 from infra.disk import DiskGuard
@@ -110,9 +110,21 @@ def accounts_service(
 
 
 def ledger_service(
-    folder: Folder, link: Link, log: JetStreamLog, settings: Settings, index: Index, turn: Turn, name: str
+    folder: Folder,
+    link: Link,
+    log: JetStreamLog,
+    settings: Settings,
+    index: Index,
+    turn: Turn,
+    name: str,
+    access: AccessView,
 ) -> LedgerService:
-    """The ledger's service, with its snapshots out of `folder`."""
+    """The ledger's service, with its snapshots out of `folder`. `access` says whose a worker is."""
+
+    def owner_of(worker: WorkerId) -> UserId:
+        known = access.state.workers.get(worker)
+        return known.owner if known else ""
+
     return LedgerService(
         link,
         log,
@@ -122,12 +134,19 @@ def ledger_service(
         name=name,
         version=VERSION,
         rules=rules_of(settings),
+        owner_of=owner_of,
     )
 
 
 def rules_of(settings: Settings) -> Rules:
     """What the operator set of the ledger's rules."""
-    return Rules(supply_cap=settings.supply_cap_cpt * MICRO, sign_up_grant=settings.sign_up_grant_cpt * MICRO)
+    return Rules(
+        supply_cap=settings.supply_cap_cpt * MICRO,
+        sign_up_grant=settings.sign_up_grant_cpt * MICRO,
+        fee_percent=settings.fee_percent,
+        grace_ms=settings.funds_grace_s * 1000,
+        admin_grant=settings.admin_grant_cpt * MICRO,
+    )
 
 
 def ledger_view(folder: Folder, log: JetStreamLog) -> LedgerView:
@@ -231,6 +250,7 @@ def core_of(
     *,
     reports: ReportArchive,
     money: Money,
+    economy: bool = False,
 ) -> Core:
     """What the API stands on. `limits`: of users that have none of their own. Without a `server` of its own (an external
     NATS) the hive takes no workers in; without `beats` it knows nothing of what machines use.
@@ -260,6 +280,7 @@ def core_of(
         disk=disk,
         beats=beats or Beats(lambda: time.time_ns() // 1_000_000),
         money=money,
+        economy=economy,
         limits=limits,
         network=network,
     )

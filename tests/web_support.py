@@ -133,12 +133,13 @@ def _ledger(
     log: JetStreamLog,
     settings: Settings,
     reads: Reads,
+    access: AccessView,
     exits: AsyncExitStack,
     running: list[Any],
 ) -> Money:
     index = Index(folder.directory("index") / "ledger.sqlite")
     exits.callback(index.close)
-    service = ledger_service(folder, link, log, settings, index, AlwaysTurn(), "test")
+    service = ledger_service(folder, link, log, settings, index, AlwaysTurn(), "test", access)
     view = ledger_view(folder, log)
     running += [asyncio.create_task(service.run()), asyncio.create_task(view.run())]
     return money_of(folder, settings, AskClient(link, LEDGER), view, reads)
@@ -187,7 +188,7 @@ async def api(
         guard = DiskGuard(folder.root, 0, 0)
         reads, ask = Reads(projector, database), pool_client(link, POOL)
         accounts = accounts_service(folder, link, log, nats, AlwaysTurn(), "test")
-        money = _ledger(folder, link, log, settings or Settings(), reads, exits, running)
+        money = _ledger(folder, link, log, settings or Settings(), reads, access, exits, running)
         floods = Floods(access, nats.revoke)
         service.on_flood = floods.noticed
         running += [

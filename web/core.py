@@ -64,7 +64,7 @@ class Money:
 class Core:
     """The platform as the API sees it. `workers_url()` says where workers connect; it raises
     problems.CannotEnrol where they cannot. `revoke(public_key)` disconnects it, and says whether that changed anything.
-    `limits`: what who has none of its own may have and do.
+    `limits`: what who has none of its own may have and do. `economy`: whether jobs cost anything.
     """
 
     pool: str
@@ -90,6 +90,7 @@ class Core:
     disk: Callable[[], DiskGuard]
     beats: Beats
     money: Money
+    economy: bool = False
     limits: Limits = Limits()
     network: Network = Network()
 

@@ -3,6 +3,7 @@
 import contextlib
 import re
 import secrets
+import time
 from functools import partial
 from typing import Annotated
 
@@ -26,6 +27,7 @@ from web.administer import record
 from web.blobs import unseen
 from web.caller import JOBS_READ, Caller, caller_of
 from web.core import Core
+from web.costs import cost_of, costs_of
 from web.inline import stored
 from web.openapi import SubmitOperation
 from web.params import LIMIT, CoreArg, Limit, MinPosition, at_least, problems
@@ -59,7 +61,7 @@ Key = Annotated[
     needs="jobs:own",
     summary="Submit jobs",
     description="One job, or a list of up to 1000. What is answered with 201 is on disk.",
-    responses=problems(409, 413, 422, 429, 507),
+    responses=problems(402, 409, 413, 422, 429, 507),
     operation_class=SubmitOperation,
     request_max_body_size=BODY_BYTES_MAX,
 )
@@ -70,8 +72,9 @@ async def submit(core: CoreArg, request: AnyRequest, body: RawBody, idempotency_
         raise Failed(507, "disk-full", core.disk().why(), remedy="free some space on the hive's disk")
     check_key(idempotency_key)
     specs, place = parse(body)
+    costs = await costs_of(core, caller, specs, place, idempotency_key)
     specs = await stored(core, caller, specs)
-    asked = build(specs, place, caller.user, idempotency_key, core.keys, core.limits_of(caller.user))
+    asked = build(specs, place, caller.user, idempotency_key, core.keys, core.limits_of(caller.user), costs)
     await _check_jobs(core, caller, asked, place)
     await _check_secrets(core, caller, asked, place)
     await _check_blobs(core, caller, asked, place)
@@ -209,7 +212,7 @@ def text_in(row: JobRow, keys: Keys) -> TaskText | None:
         return None
 
 
-def job_view(row: JobRow, keys: Keys, full: bool) -> schema.Job:
+def job_view(row: JobRow, keys: Keys, full: bool, cost: schema.JobCost | None = None) -> schema.Job:
     """The job as the API shows it, its text opened. Raises KeyAway, but not for one of many."""
     try:
         opened = text_in(row, keys)
@@ -227,7 +230,7 @@ def job_view(row: JobRow, keys: Keys, full: bool) -> schema.Job:
         shown.inputs, shown.each, shown.results, erased, shown.secrets, shown.params,
         shown.commands,
         shown.entry, shown.pull, shown.network, shown.hosts, shown.disk, shown.pids, shown.swap,
-        shown.gpus, shown.gpu_memory, shown.gpu_model,
+        shown.gpus, shown.gpu_memory, shown.gpu_model, cost,
     )  # fmt: skip
 
 
@@ -299,7 +302,8 @@ async def show_job(
 ) -> schema.Job:
     """One job, with everything its user asked for."""
     await at_least(core, min_position)
-    return job_view(await visible(core, caller_of(request), job, "jobs:read"), core.keys, True)
+    row = await visible(core, caller_of(request), job, "jobs:read")
+    return job_view(row, core.keys, True, await cost_of(core, row, time.time_ns() // 1_000_000))
 
 
 async def find(core: Core, job: str) -> JobRow | None:

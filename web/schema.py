@@ -73,10 +73,25 @@ class Problem(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     now: int = 0
 
 
+class JobCost(msgspec.Struct, frozen=True, gc=False):
+    """What a job costs. `charged`: paid by now for attempts that ended; `accruing`: what those that run come to by now.
+    `stops_at`: when it is stopped, its owner having no more; 0: it is not.
+    """
+
+    base: int
+    per_hour: int
+    held: int
+    charged: int
+    accruing: int
+    prices: str
+    stops_at: Moment = 0
+
+
 class Job(msgspec.Struct, frozen=True, gc=False):
     """A job. queued + leased + running + succeeded + failed + cancelled = count; `reason`: why it is held or cancelled,
     or what failed first. `cpus` is of each task, as is `memory`. `env`, `cwd`, `inputs`, `each`, `results`, `secrets` (names alone) and what
     follows them are only shown for a single job. `erased`: what its user typed was destroyed.
+    `cost`: of a single job that is not over, where jobs cost anything.
     """
 
     job: JobIdText
@@ -121,6 +136,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     gpus: float = 0.0
     gpu_memory: int = 0
     gpu_model: str = ""
+    cost: JobCost | None = None
 
 
 class JobsAnswer(msgspec.Struct, frozen=True, gc=False):

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ import msgspec
 from events.account import Limits
 from events.base import Digest, JobId, Sealed, UserId
 from events.hardware import slug
-from events.job import JobSubmitted, Retries
+from events.job import Cost, JobSubmitted, Retries
 from events.limits import needs_of
 from events.spec import TEXT_BYTES_MAX, JobSpec, RetrySpec, check_spec, gpus_milli, kind_of, retries_of, text_of
 from infra.sealing import Keys
@@ -100,9 +101,15 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
 
 def build(
-    specs: list[JobSpec], place: Place, owner: UserId, key: str, keys: Keys, limits: Limits = Limits()
+    specs: list[JobSpec],
+    place: Place,
+    owner: UserId,
+    key: str,
+    keys: Keys,
+    limits: Limits = Limits(),
+    costs: Sequence[Cost] | None = None,
 ) -> Request:
-    """Commands for the jobs of `owner`, who has these limits. Raises BadSpec or Failed."""
+    """Commands for the jobs of `owner`, who has these limits; they cost so much each. Raises BadSpec or Failed."""
     ids = new_ids(len(specs), owner, key)
     order = list(range(len(specs)))
     if any(needs_resolving(spec) for spec in specs):
@@ -114,7 +121,9 @@ def build(
         text = _encode(text_of(specs[number]))
         if len(text) > TEXT_BYTES_MAX:
             raise _text_too_large(place(number).rstrip("."), len(text))
-        fact = _fact(specs[number], ids[number], owner, digests[number], seal(owner, text))
+        fact = _fact(
+            specs[number], ids[number], owner, digests[number], seal(owner, text), costs[number] if costs else None
+        )
         commands.append(Submit(fact, open_jobs_max=limits.open_jobs, queued_tasks_max=limits.queued_tasks))
     return Request(ids, commands, order, specs)
 
@@ -134,7 +143,7 @@ def _digests(specs: list[JobSpec], keyed: bool) -> list[Digest]:
     return [hashlib.sha256(whole.digest() + body).hexdigest() for body in bodies]
 
 
-def _fact(spec: JobSpec, job: JobId, owner: UserId, digest: Digest, text: Sealed) -> JobSubmitted:
+def _fact(spec: JobSpec, job: JobId, owner: UserId, digest: Digest, text: Sealed, cost: Cost | None) -> JobSubmitted:
     # The default is the same object in every decoded spec that leaves it out.
     retries = _NO_RETRIES if spec.retries == _NO_RETRY_SPEC else retries_of(spec)
     kind = kind_of(spec)
@@ -156,6 +165,7 @@ def _fact(spec: JobSpec, job: JobId, owner: UserId, digest: Digest, text: Sealed
         gpus_milli=gpus_milli(spec),
         gpu_memory=spec.gpu_memory,
         gpu_model=slug(spec.gpu_model) if spec.gpu_model else "",
+        cost=cost,
     )
 
 

@@ -17,6 +17,7 @@ from infra import settings as settings_
 from infra.folder import Folder
 from services.cli import demo_input, demo_tasks, format, hints
 from services.cli.children import Child, until
+from services.cli.demo_money import OWNERS, Purses
 from services.cli.failure import Exit, Failure
 from services.cli.output import Output
 
@@ -31,6 +32,8 @@ UPLOADS_MAX = 16
 LOOK_S = 0.2
 SAMPLE_S = 1.0
 TOP = 8
+TIME_LIMIT_S = 120.0
+"""Of each task: it bounds what the demo can cost."""
 PROGRAMS = Path(demo_tasks.__file__).parent
 PYTHON = [sys.executable, "-I", "-S"]
 """Without site packages: an interpreter that starts quickly, and sees nothing of this machine but its library."""
@@ -52,15 +55,21 @@ class Demo:
         try:
             await self._start_platform()
             async with AsyncHive(self._url, self._folder.admin_key()) as hive:
-                await self._start_workers(hive)
+                purses = Purses(hive, self._output)
+                await self._start_workers(hive, await purses.owners())
                 shares = demo_input.deal(demo_input.find_sources())
                 digests = await self._upload(hive, shares)
-                array = await self._submit_array(hive, shares, digests)
-                merge = await self._submit_merge(hive, array, digests)
+                array_spec, merge_spec = await self._array(hive, shares, digests), self._merge(digests)
+                self._step(f"Quoted: both jobs cost {await purses.quote([array_spec, merge_spec])}")
+                array = await self._submit_array(hive, array_spec)
+                merge = await self._submit_merge(hive, merge_spec, array)
                 await self._follow(hive, array, len(shares))
                 await self._conclude(hive, merge)
                 await self._show_result(hive, merge)
                 await self._show_workers(hive, array)
+                await purses.settled([array, merge])
+                await purses.show()
+                self._step(await purses.tip())
                 position = (await hive.status()).position
                 self._output.line(f"Log position: {position}")
             await self._prove()
@@ -72,9 +81,10 @@ class Demo:
     def _step(self, text: str) -> None:
         self._output.note(f"{self._output.paint(f'[{time.monotonic() - self._began:4.1f}s]', 'dim')} {text}")
 
-    def _child(self, what: str, *words: str) -> Child:
+    def _child(self, what: str, *words: str, key: str = "") -> Child:
         log = self._folder.path("demo", f"{what.replace(' ', '-')}.log")
         environ = {"HIVE_DATA": str(self._folder.root)} | ({"HIVE_URL": self._url} if self._url else {})
+        environ |= {"HIVE_KEY": key} if key else {}
         child = Child(what, list(words), log, environ)
         self._children.append(child)
         return child
@@ -91,18 +101,19 @@ class Demo:
         await until("the control plane", ready, [platform], START_S_MAX)
         self._step(f"It answers at {self._url}")
 
-    async def _start_workers(self, hive: "AsyncHive") -> None:
+    async def _start_workers(self, hive: "AsyncHive", keys: list[str]) -> None:
         cpus = max((os.cpu_count() or 1) / WORKERS, 1)
-        for number in range(1, WORKERS + 1):
+        for number, key in enumerate(keys, 1):
             state = self._folder.path("workers", f"demo-{number}")
             words = ("worker", "run", "--name", f"demo-{number}", "--state", str(state), "--cpus", f"{cpus:g}")
-            await self._child(f"worker {number}", *words).start()
+            # Its tasks are our own and run this very interpreter, wherever on the machine that lies.
+            await self._child(f"worker {number}", *words, "--isolation", "none", key=key).start()
 
         async def ready() -> bool:
             return sum(worker.state == "ready" for worker in await hive.workers()) >= WORKERS
 
         await until("two workers", ready, self._children, START_S_MAX)
-        self._step(f"{WORKERS} workers are ready, each a process of its own")
+        self._step(f"{WORKERS} workers are ready, each a process of its own, and {' and '.join(OWNERS)}'s")
 
     async def _upload(self, hive: "AsyncHive", shares: list[list[demo_input.Source]]) -> dict[str, str]:
         """Upload every source and program; digests by name."""
@@ -127,11 +138,11 @@ class Demo:
         )
         return digests
 
-    async def _submit_array(
+    async def _array(
         self, hive: "AsyncHive", shares: list[list[demo_input.Source]], digests: dict[str, str]
-    ) -> str:
+    ) -> JobSpec:
         each = [Each(inputs=[Input(f"src/{s.name}", digest=digests[s.name]) for s in share]) for share in shares]
-        spec = JobSpec(
+        return JobSpec(
             command=[*PYTHON, "index.py"],
             name="demo: index the standard library",
             count=len(shares),
@@ -139,21 +150,27 @@ class Demo:
             each=(await hive.upload(msgspec.json.encode(each))).digest,
             results=["index.json"],
             labels={"demo": "index"},
+            time_limit=TIME_LIMIT_S,
         )
+
+    async def _submit_array(self, hive: "AsyncHive", spec: JobSpec) -> str:
         submitted = await hive.submit_spec(spec)
-        self._step(f"Submitted {submitted.job}: an array of {format.count(len(shares), 'task')}, each a process")
+        self._step(f"Submitted {submitted.job}: an array of {format.count(spec.count, 'task')}, each a process")
         return submitted.job
 
-    async def _submit_merge(self, hive: "AsyncHive", array: str, digests: dict[str, str]) -> str:
-        spec = JobSpec(
+    def _merge(self, digests: dict[str, str]) -> JobSpec:
+        return JobSpec(
             command=[*PYTHON, "merge.py"],
             name="demo: merge the parts",
-            inputs=[Input("merge.py", digest=digests["merge.py"]), Input("parts", job=array)],
+            inputs=[Input("merge.py", digest=digests["merge.py"])],
             results=["index.json"],
-            after=[array],
             labels={"demo": "merge"},
+            time_limit=TIME_LIMIT_S,
         )
-        submitted = await hive.submit_spec(spec)
+
+    async def _submit_merge(self, hive: "AsyncHive", spec: JobSpec, array: str) -> str:
+        inputs = [*spec.inputs, Input("parts", job=array)]
+        submitted = await hive.submit_spec(msgspec.structs.replace(spec, inputs=inputs, after=[array]))
         self._step(f"Submitted {submitted.job}: one task that waits for all of them and merges what they found")
         return submitted.job
 

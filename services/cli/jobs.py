@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from events.inputs import param_text
-from events.units import size_text
+from events.units import cpt_text, size_text
 from projections.rows import JobState, TaskState
 from services.cli import format
 from services.cli.context import Context, command
@@ -111,6 +111,18 @@ def _progress_of(task: "Task") -> tuple[str, str]:
     return f"task {task.index}", " ".join(filter(None, (percent, task.saying)))
 
 
+def cost_text(job: "Job") -> str:
+    """What the job costs by now; "" when nothing is known of that."""
+    cost = job.cost
+    if cost is None:
+        return ""
+    stops = f"; stopped at {format.clock(cost.stops_at)} for want of CPT" if cost.stops_at else ""
+    return (
+        f"{cpt_text(cost.charged + cost.accruing)} CPT by now, {cpt_text(cost.accruing)} of it for what runs; "
+        f"{cpt_text(cost.held)} are set aside{stops}"
+    )
+
+
 def job_facts(job: "Job") -> list[tuple[str, str]]:
     """A job as names and values."""
     counts = {"queued": job.queued, "leased": job.leased, "running": job.running}
@@ -134,6 +146,7 @@ def job_facts(job: "Job") -> list[tuple[str, str]]:
         ("kind", job.kind),
         ("needs", needs),
         ("priority", str(job.priority)),
+        ("cost", cost_text(job)),
         ("labels", ", ".join(f"{name}={value}" for name, value in job.labels.items())),
         ("env", ", ".join(job.env)),
         ("cwd", job.cwd),

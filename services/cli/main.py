@@ -17,6 +17,8 @@ MODULES = {
     "serve": "serve",
     "demo": "demo",
     "submit": "submit",
+    "quote": "costs",
+    "prices": "costs",
     "jobs": "jobs",
     "job": "jobs",
     "result": "results",

@@ -13,6 +13,7 @@ from services.cli.failure import Exit, Failure
 if TYPE_CHECKING:
     from events.log import Log
     from projections.board_state import Board
+    from services.ledger.audit import Audit
     from services.pool.state import Pool
     from web.client import AsyncHive
 
@@ -43,16 +44,17 @@ class Folded(NamedTuple):
 
     board: "Board"
     pool: "Pool"
-    messages: int
-    events: int
+    books: "Audit"
+    messages: int = 0
+    events: int = 0
 
 
 @command("prove")
 def prove(context: Context) -> int:
     """Fold the log again and compare it with what is live.
 
-    Reads the log itself, so it runs on the machine of the hive. What the API says about jobs, tasks, workers and
-    totals must equal the fold at the same position; so must the pool's latest snapshot, and its invariants must hold.
+    Reads the log itself, so it runs on the machine of the hive. What the API says about jobs, tasks, workers, totals and
+    balances must equal the fold at the same position; so must the pool's latest snapshot, and all invariants must hold.
     """
     return asyncio.run(_prove(context))
 
@@ -67,14 +69,21 @@ async def _prove(context: Context) -> int:
     output, folder = context.output, context.folder()
     async with context.client() as hive:
         live = await _look(hive)
-    link = await open_platform(folder, settings_.load(folder.root), "hive proof")
-    try:
-        folded = await fold(JetStreamLog(link), live.pool, live.position)
-    finally:
-        await link.close()
-    found = [*compare(folded, live), *check_pool(folded, live, str(folder.path("snapshots")))]
+        link = await open_platform(folder, settings_.load(folder.root), "hive proof")
+        try:
+            folded = await fold(JetStreamLog(link), live.pool, live.position)
+        finally:
+            await link.close()
+        balances, wrong = await _balances(hive, folded.books)
+    found = [*compare(folded, live), *check_pool(folded, live, str(folder.path("snapshots"))), *wrong]
     said = {"events": folded.events, "messages": folded.messages, "position": catalog.position_text(live.position)}
-    said |= {"jobs": len(live.jobs), "workers": len(live.workers), "equal": not found, "differences": found}
+    said |= {
+        "jobs": len(live.jobs),
+        "workers": len(live.workers),
+        "balances": balances,
+        "equal": not found,
+        "differences": found,
+    }
     if output.mode == "json":
         output.document(said)
     elif found:
@@ -88,7 +97,7 @@ async def _prove(context: Context) -> int:
         )
         output.note(
             f"  compared: {format.count(len(live.jobs), 'job')}, {format.count(len(live.workers), 'worker')},"
-            " all totals, the pool's invariants"
+            f" {format.count(balances, 'balance')}, all totals, the pool's invariants"
         )
     return Exit.JOB_FAILED if found else Exit.OK
 
@@ -116,30 +125,61 @@ async def _look(hive: "AsyncHive") -> Live:
     raise Failure("the hive is too busy to be compared: its log grew during every look", "try again when less happens")
 
 
+async def _balances(hive: "AsyncHive", books: "Audit") -> tuple[int, list[str]]:
+    """How many balances were compared, and how the hive's differ from what the log's postings add up to."""
+    from services.ledger.audit import Wrong
+
+    try:
+        mine = books.finish()
+    except Wrong as error:
+        return 0, [f"the ledger does not add up: {error}"]
+    for _ in range(TRIES):
+        theirs: dict[str, int] = {}
+        positions, after = set[int](), ""
+        while after is not None:
+            page = await hive.ledger.accounts(after)
+            theirs |= {one.account: one.balance for one in page.accounts}
+            positions.add(catalog.position_of(page.position))
+            after = page.next
+        if positions == {books.position}:
+            wrong = {name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)}
+            return len(mine), [
+                f"{name}: the log says {mine.get(name, 0)} µCPT, the hive {theirs.get(name, 0)}"
+                for name in sorted(wrong)
+            ]
+        if max(positions) > books.position:
+            break
+        await asyncio.sleep(PAUSE_S)
+    raise Failure("money moved while the proof was made", "try again when less happens")
+
+
 async def fold(log: "Log", pool: str, last: int) -> Folded:
     """Fold every message up to position `last` into a board and a pool."""
     from projections.board import BOARD
+    from services.ledger.audit import Audit
     from services.pool import model
     from services.pool.state import Pool
 
-    board, state = BOARD.initial(), Pool(pool)
+    board, state, books = BOARD.initial(), Pool(pool), Audit()
     subject = catalog.pool_subject(pool)
     messages = events = 0
     if last == 0:
-        return Folded(board, state, 0, 0)
+        return Folded(board, state, books)
     async with contextlib.aclosing(log.read("evt.>", 1)) as batches:  # pyright: ignore[reportArgumentType] a generator
         async for batch in batches:
             for entry in batch:
                 if entry.position > last:
-                    return Folded(board, state, messages, events)
+                    return Folded(board, state, books, messages, events)
                 message = catalog.decode(entry.data)
                 BOARD.apply(board, message, entry.position)
                 events += sum(len(decision.events) for decision in message.decisions)
                 if entry.subject == subject:
                     model.fold(state, message)
+                elif entry.subject == catalog.LEDGER_SUBJECT:
+                    books.add(entry.position, entry.data)
                 messages += 1
                 if entry.position == last:
-                    return Folded(board, state, messages, events)
+                    return Folded(board, state, books, messages, events)
     raise AssertionError("a log's reader ended")
 
 

@@ -75,9 +75,13 @@ if TYPE_CHECKING:
 @click.option(
     "--retry", type=RETRY, multiple=True, metavar="CAUSE=N", help=f"By cause: {', '.join(options.RETRY_CAUSES)}."
 )
+@click.option("--max-cpt", type=float, default=0.0, metavar="CPT", help="Refuse it when it may cost more [no limit].")
+@click.option("--quote", "quotes", is_flag=True, help="Say what it would cost, and hand in nothing.")
 @click.option("--idempotency-key", default="", metavar="KEY", help="The same key never makes two jobs.")
 @click.option("--wait", "waits", is_flag=True, help="Stay until it has ended, and show its output.")
-def submit(context: Context, words: tuple[str, ...], waits: bool, idempotency_key: str, **asked: Any) -> int:
+def submit(
+    context: Context, words: tuple[str, ...], quotes: bool, waits: bool, idempotency_key: str, **asked: Any
+) -> int:
     """Hand in a job that runs COMMAND; prints its id.
 
     With --wait the exit code is that of the task; of an array: 0 when every task succeeded, else 1.
@@ -91,16 +95,20 @@ def submit(context: Context, words: tuple[str, ...], waits: bool, idempotency_ke
       hivectl submit --input data.csv --result out.csv -- sh -c 'sort data.csv > out.csv'
       hivectl submit --input src --param lr=0.1 --result out/ -- python3 src/train.py
     """
+    if quotes:
+        from services.cli.costs import ask_quote
+
+        return asyncio.run(ask_quote(context, words, asked))
     return asyncio.run(_submit(context, words, waits, idempotency_key, asked))
 
 
 async def _submit(context: Context, words: tuple[str, ...], waits: bool, key: str, asked: dict[str, Any]) -> int:
-    _check(spec_of(words, asked, inputs.planned(asked)))
+    check(spec_of(words, asked, inputs.planned(asked)))
     async with context.client() as hive:
         files = await upload(context, hive, asked)
         after = [await find_job(hive, prefix) for prefix in asked["after"]]
         spec = spec_of(words, asked, files, after)
-        _check(spec)
+        check(spec)
         submitted = await hive.submit_spec(spec, idempotency_key=key)
         output = context.output
         if submitted.existing:
@@ -150,6 +158,7 @@ def spec_of(
         pids=asked["pids"],
         swap=asked["swap"],
         secrets=[SecretUse(name, variable) for variable, name in asked["secrets"]],
+        max_cpt=asked["max_cpt"],
     )
 
 
@@ -157,7 +166,7 @@ _OPTION_OF = {"command": "COMMAND", "env": "--env", "labels": "--label", "inputs
               "secrets": "--secret", "params": "--param", "commands": "--sh", "entry": "--python", "hosts": "--host"}  # fmt: skip
 
 
-def _check(spec: JobSpec) -> None:
+def check(spec: JobSpec) -> None:
     """What the hive would refuse is refused here, before anything is uploaded, in terms of the options."""
     try:
         check_spec(spec)

@@ -53,17 +53,23 @@ async def _copy(context: Context, hive: "AsyncHive", job: str, count: int) -> No
 
 async def _explain(context: Context, hive: "AsyncHive", job: str) -> None:
     """Say why the job waits, and again when the reason changes, until it waits no more."""
-    said = ""
+    said = last = ""
     while (seen := await hive.job(job)).state == "held":
-        if seen.reason != said:
+        if _is_news(seen.reason, said, last):
             said = seen.reason
             context.output.note(f"{job} is held: {said}")
+        last = seen.reason
         await asyncio.sleep(LOOK_S)
+
+
+def _is_news(reason: str, said: str, last: str) -> bool:
+    """Whether to say this reason. The ledger mostly needs a moment: that is no news until it was seen twice."""
+    return reason != said and (reason == last or not reason.startswith("funds"))
 
 
 async def _watch(context: Context, hive: "AsyncHive", job: str, count: int) -> None:
     """How many tasks have ended."""
-    said = ""
+    said = last = ""
     with context.output.progress(job, count) as bar:
         while True:
             seen = await hive.job(job)
@@ -71,9 +77,10 @@ async def _watch(context: Context, hive: "AsyncHive", job: str, count: int) -> N
             bar.update(done, f"{seen.running} running" + (f", {seen.failed} failed" if seen.failed else ""))
             if seen.finished_at:
                 return
-            if seen.state == "held" and seen.reason != said:
+            if seen.state == "held" and _is_news(seen.reason, said, last):
                 said = seen.reason
                 bar.say(f"{job} is held: {said}")
+            last = seen.reason
             await asyncio.sleep(LOOK_S)
 
 

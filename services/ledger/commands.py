@@ -72,7 +72,13 @@ class RuleDispute(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag
     known: dict[str, Past] = {}
 
 
-Command: TypeAlias = Transfer | PostPending | VoidPending | OpenDispute | RuleDispute
+class SetPrices(msgspec.Struct, frozen=True, gc=False, tag="set_prices"):
+    """Jobs cost so much from now on, where they do not cost the usual (see services.ledger.prices)."""
+
+    rates: dict[str, int]
+
+
+Command: TypeAlias = Transfer | PostPending | VoidPending | OpenDispute | RuleDispute | SetPrices
 
 
 class Expire(msgspec.Struct, frozen=True, gc=False):
@@ -89,5 +95,7 @@ OwnCommand: TypeAlias = Expire | Twice
 
 
 def id_of(command: Command) -> str:
-    """The id that the command makes or changes."""
+    """The id that the command makes or changes; "" when it has none."""
+    if isinstance(command, SetPrices):
+        return ""
     return command.dispute if isinstance(command, OpenDispute | RuleDispute) else command.transfer

@@ -31,7 +31,7 @@ from events.ledger import (
 )
 from projections import ledger as books
 from services.hosting import NewerFormat, React, Refused
-from services.ledger import disputes, standing, transfers
+from services.ledger import disputes, prices, settlement, standing, transfers
 from services.ledger.commands import (
     Command,
     Expire,
@@ -39,10 +39,12 @@ from services.ledger.commands import (
     OwnCommand,
     PostPending,
     RuleDispute,
+    SetPrices,
     Transfer,
     Twice,
     VoidPending,
 )
+from services.ledger.settlement import Settle
 from services.ledger.state import Ledger, Rules
 
 VERSION = 1
@@ -63,6 +65,8 @@ DECIDE: dict[type, Decide] = {
     OpenDispute: lambda state, command, now, rules: disputes.decide_open(state, command),
     RuleDispute: lambda state, command, now, rules: disputes.decide_rule(state, command, rules),
     Twice: _twice,
+    SetPrices: lambda state, command, now, rules: prices.decide_set(state.books, command.rates),
+    Settle: settlement.decide_settle,
     React: lambda state, command, now, rules: REACT[type(command.event)](state, command, rules),
 }
 
@@ -103,7 +107,7 @@ EVOLVE: dict[type, Callable[[Ledger, Any, int], None]] = {
 }
 
 
-def decide(state: Ledger, command: Command | OwnCommand | React, now: int, rules: Rules) -> Sequence[AnyEvent]:
+def decide(state: Ledger, command: Command | OwnCommand | React | Settle, now: int, rules: Rules) -> Sequence[AnyEvent]:
     """The events that `command` leads to at `now`, none when there is nothing to do. Raises Refused."""
     return DECIDE[type(command)](state, command, now, rules)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from events.base import Event
-from events.catalog import ACCOUNTS_SUBJECT, LEDGER_SUBJECT, AnyEvent, Mark
+from events.base import Event, UserId, WorkerId
+from events.catalog import ACCOUNTS_SUBJECT, LEDGER_SUBJECT, AnyEvent, Mark, pool_subject
 from events.ledger import (
     ChargePosted,
     DisputeOpened,
@@ -28,8 +28,9 @@ from infra.index import Index
 from infra.link import Link
 from services.asking import Ask, AskClient, AskDesk
 from services.hosting import Item, Refused, Snapshots, Turn
-from services.ledger import model
+from services.ledger import model, settlement
 from services.ledger.commands import Command, Expire, OpenDispute, Past, Transfer, Twice, id_of
+from services.ledger.settlement import Settle
 from services.ledger.state import Ledger, Rules
 from services.reaction import Reaction
 from services.writer import Writer
@@ -85,6 +86,7 @@ class LedgerService:
         name: str,
         version: str,
         rules: Rules,
+        owner_of: Callable[[WorkerId], UserId] = lambda worker: "",
         clock: Callable[[], int] | None = None,
     ) -> None:
         self._index = index
@@ -93,6 +95,8 @@ class LedgerService:
         self._desk: AskDesk[Command] = AskDesk(link, LEDGER, self.writer, ask_of, balance_of=self._balance_of)
         self.near = self._desk.near
         self._accounts = Reaction(log, ACCOUNTS_SUBJECT, model.REACT, self.writer.poke, LEDGER)
+        self._pools = Reaction(log, pool_subject("*"), settlement.WANTED, self.writer.poke, LEDGER)
+        self._owner_of = owner_of
         self._notes = self._events = self._ahead = 0
         self.on_committed: Callable[[int, int], None] = lambda position, events: None
 
@@ -103,6 +107,7 @@ class LedgerService:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.writer.run())
                 group.create_task(self._accounts.run())
+                group.create_task(self._pools.run())
                 group.create_task(self._tick())
         finally:
             subscription.close()
@@ -162,6 +167,17 @@ class LedgerService:
             if not item.outcomes or item.outcomes[0] is not None:
                 break
         yield from self._accounts.items()
+        for item in self._pools.items():
+            if not item.at:
+                item.commands = [self._settle(react) for react in item.commands]
+            yield item
+
+    def _settle(self, react: Any) -> Settle:
+        """With what only who is who knows."""
+        if isinstance(react, Settle):
+            return react
+        worker: WorkerId = getattr(react.event, "worker", "")
+        return Settle(react, self._owner_of(worker) if worker else "")
 
     def folded(self, event: AnyEvent, at: int) -> None:
         self._events += 1
@@ -179,12 +195,14 @@ class LedgerService:
 
     def leading(self) -> None:
         self._accounts.leading(self.writer.state.cursors)
+        self._pools.leading(self.writer.state.cursors)
         self._desk.leading()
 
     def reset(self) -> None:
         self._index.discard()
         self._notes = self._ahead = 0
         self._accounts.reset()
+        self._pools.reset()
         self._desk.reset()
 
     # What time brings
@@ -199,7 +217,7 @@ class LedgerService:
 
 def _named_by(command: Any) -> list[str]:
     """The ids that must be known before it is decided: its own, then what it cites."""
-    if not isinstance(command, Command):
+    if not isinstance(command, Command) or not id_of(command):
         return []
     cites = command.cites if isinstance(command, Transfer | OpenDispute) else ""
     return [id_of(command), cites] if cites else [id_of(command)]

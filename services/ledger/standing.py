@@ -23,10 +23,11 @@ def grant_of(user: str) -> str:
 def decide_registered(state: Ledger, command: React, rules: Rules) -> Facts:
     """Give a new user the sign-up grant; nothing when the supply is used up."""
     assert isinstance(command.event, UserRegistered)
-    if not rules.sign_up_grant:
+    user, admin = command.event.user, "admin" in command.event.roles
+    amount = max(rules.sign_up_grant, rules.admin_grant if admin else 0)
+    if not amount:
         return []
-    user = command.event.user
-    postings = [Posting(MINT, user_account(user), rules.sign_up_grant)]
+    postings = [Posting(MINT, user_account(user), amount)]
     try:
         check_funds(state, postings, rules)
     except Refused:

@@ -15,6 +15,10 @@ class Rules(msgspec.Struct, frozen=True, gc=False):
     supply_cap: int = 1_000_000_000 * MICRO
     sign_up_grant: int = 0
     fee_percent: int = 10
+    grace_ms: int = 60_000
+    """How long a running job whose owner has no more is given to get some."""
+    admin_grant: int = 0
+    """What each new admin gets in place of the sign-up grant."""
 
 
 class Ledger(msgspec.Struct):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from events.base import WorkerId, expand
 from events.job import JobFunded, JobMetered, JobShort
 from events.task import AttemptEnd, Counted, Detail, TasksFailed, TasksFinished, TasksRetried, TasksStarted
+from services.pool.gpus import WHOLE
 from services.pool.state import Job, Lease, Pool
 
 COUNTS: frozenset[AttemptEnd] = frozenset({"exit", "oom", "timeout", "cancelled"})
@@ -24,6 +25,8 @@ def slots(state: Pool, worker: WorkerId, job: Job) -> int:
     most = has.cpus_milli // job.cpus_milli if job.cpus_milli else has.cpus_milli // 1000
     if job.memory_bytes:
         most = min(most, has.memory_bytes // job.memory_bytes)
+    if job.gpu.milli:
+        most = min(most, len(has.gpus) * WHOLE // job.gpu.milli)
     return max(1, most)
 
 
@@ -104,7 +107,7 @@ def decide_metered(state: Pool, now: int, most: int) -> list[JobMetered]:
     meter = job.meter
     assert meter is not None
     wanted = meter.wanted(now, job.count, job.count - job.ended)
-    return [JobMetered(job.id, meter.used(now), wanted, len(meter.since))]
+    return [JobMetered(job.id, meter.used(now), wanted, len(meter.since), meter.ends_at())]
 
 
 def evolve_metered(state: Pool, event: JobMetered, at: int) -> None:

@@ -58,7 +58,7 @@ def decide_submit(state: Pool, command: Submit) -> list[JobFact]:
         elif past.state != "succeeded":
             ended = f"job {other} ended as {past.state}" if past.state else f"job {other} is not open here"
             raise Refused("dependency_failed", f"after[{at}]", f"{ended}; it cannot be waited for")
-    if fact.cost is not None and fact.cost.hold:
+    if fact.cost is not None:
         return [fact, JobHeld(fact.job, "funds")]
     if waits:
         return [fact, JobHeld(fact.job, "dependencies")]

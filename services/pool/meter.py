@@ -6,18 +6,13 @@ that they run. Nothing is charged by this: it tells when more must be held, and 
 
 import msgspec
 
-from events.job import Cost
+from events.job import Cost, price
+from events.units import HOUR_MS
 
-HOUR_MS = 3_600_000
 NEARLY_PERCENT = 80
 """A hold is nearly used up when so much of it is."""
 MORE_PART = 4
 """Each extension is at least one in so many parts of what was used: a job that runs for days asks seldom."""
-
-
-def price(cost: Cost, tasks: int, ms: int) -> int:
-    """What so many tasks cost that took so many ms together, in µCPT: whole ones, rounded down."""
-    return cost.base * tasks + cost.per_hour * ms // HOUR_MS
 
 
 class Meter(msgspec.Struct, gc=False):
@@ -63,13 +58,22 @@ class Meter(msgspec.Struct, gc=False):
         if self.asked or not self.cost.each_ms:
             return 0
         nearly = self.total * NEARLY_PERCENT // 100
-        left = nearly - self.charged
-        if left <= 0:
+        if nearly <= self.charged:
             return now
-        if not self.since or not self.cost.per_hour:
+        reached = self._reaches(nearly)
+        return max(now, reached) if reached else 0
+
+    def _reaches(self, amount: int) -> int:
+        """When so much will be used, as it runs now (ms); 0: never."""
+        left = amount - self.charged
+        if left <= 0 or not self.since or not self.cost.per_hour:
             return 0
         needed_ms = -(-left * HOUR_MS // self.cost.per_hour) + self.since_sum
-        return max(now, -(-needed_ms // len(self.since)))
+        return -(-needed_ms // len(self.since))
+
+    def ends_at(self) -> int:
+        """When what is held will be used up, as the job runs now (ms); 0: it is, or nobody can say."""
+        return self._reaches(self.total) if self.cost.each_ms else 0
 
     def wanted(self, now: int, count: int, left: int) -> int:
         """How much more would let it go on, `left` of its `count` tasks not being over, µCPT."""

@@ -30,7 +30,11 @@ def decide_react(state: Pool, command: React, now: int) -> list[JobFact]:
     if job is None or job.meter is None or job.cancelled:
         return []
     if isinstance(event, HoldPlaced):
-        return [next_hold(state, job)] if job.held == "funds" else []
+        if job.held != "funds":
+            return []
+        if why := state.releasable.get(name):  # what it depends on failed, and this is due: now is as good as then
+            return [*cancel(job, why)]
+        return [next_hold(state, job)]
     if isinstance(event, HoldRefused):
         why = f"it may cost {cpt_text(event.total)} CPT, and its owner has {cpt_text(event.missing)} less"
         return [*cancel(job, why)] if job.held == "funds" else []

@@ -15,6 +15,9 @@ KEEPERS = frozenset({"admin", "operator", "owner"})
 
 MAY: dict[tuple[str, str], frozenset[str]] = {
     ("POST", "/v1/jobs"): JOBS,
+    ("POST", "/v1/quotes"): JOBS,
+    ("GET", "/v1/prices"): ALL,
+    ("PUT", "/v1/prices"): ADMIN,
     ("GET", "/v1/jobs"): READERS,
     ("GET", "/v1/jobs/{job}"): READERS,
     ("POST", "/v1/jobs/{job}/cancel"): JOBS,

@@ -6,7 +6,7 @@ keep every invariant.
 
 from events import catalog
 from events.base import expand
-from events.catalog import Message
+from events.catalog import LEDGER_SUBJECT, Message, pool_subject
 from events.job import JobSubmitted
 from events.log import MemoryLog
 from events.task import TasksFinished
@@ -16,6 +16,7 @@ from services.pool import model
 from services.pool.state import Pool
 from tests.pool_ledger import Ledger
 from tests.pool_support import normal
+from tests.simulation.money import Accounts
 
 
 class AuditedLog(MemoryLog):
@@ -27,7 +28,7 @@ class AuditedLog(MemoryLog):
 
     async def append(self, subject: str, data: bytes, expected: int) -> int:
         position = await super().append(subject, data, expected)
-        self._auditor.take(catalog.decode(data), position)
+        self._auditor.take(subject, catalog.decode(data), position)
         return position
 
 
@@ -36,7 +37,7 @@ class Auditor:
 
     def __init__(self) -> None:
         self.ledger, self.state, self.board = Ledger(), Pool("p"), BOARD.initial()
-        self.log = AuditedLog(self)
+        self.log, self.money, self._subject = AuditedLog(self), Accounts(), pool_subject("p")
         self.recorded: dict[tuple[str, str, int], int] = {}
         self.ran: dict[tuple[str, int, int], tuple[str, int]] = {}
         self.wrong: list[str] = []
@@ -45,9 +46,15 @@ class Auditor:
         self._sessions: dict[str, str] = {}
         self._submitted: dict[str, int] = {}
 
-    def take(self, message: Message, position: int) -> None:
+    def take(self, subject: str, message: Message, position: int) -> None:
         """Check a message that was appended. A finding is kept: the writer that appended must not be the one to see it."""
         try:
+            if subject == LEDGER_SUBJECT:
+                self.money.take(message)
+            if subject != self._subject:
+                BOARD.apply(self.board, message, position)
+                return
+            self.state.cursors.update(message.marks())
             self.ledger.take(message)
             for event in message.events():
                 model.evolve(self.state, event, message.at)
@@ -57,6 +64,7 @@ class Auditor:
                     self.recorded[event.worker, self._sessions[event.worker], event.sequence] = position
                 elif isinstance(event, JobSubmitted):
                     self._submitted[event.job] = position
+                    self.money.submitted(event)
                 elif isinstance(event, TasksFinished):
                     self._really_ran(event)
             BOARD.apply(self.board, message, position)
@@ -114,7 +122,8 @@ class Auditor:
         state, board = Pool("p"), BOARD.initial()
         for entry in self.log.entries:
             message = catalog.decode(entry.data)
-            model.fold(state, message)
+            if entry.subject == self._subject:
+                model.fold(state, message)
             BOARD.apply(board, message, entry.position)
         assert normal(state) == normal(self.state)
         assert board == self.board

@@ -19,6 +19,7 @@ from services.pool.state import Pool, load, save
 from tests.faulty_log import Fault, FaultyLog
 from tests.pool_support import T0
 from tests.signing_support import voice
+from tests.simulation.money import Purse, together
 from tests.simulation.network import Net, SimLink
 
 POOL = "p"
@@ -116,9 +117,18 @@ class Plane:
     """One control plane's place: lives come and go, the index of ids on its disk stays."""
 
     def __init__(
-        self, net: Net, log: MemoryLog, name: str, folder: Path, outputs: Outputs, snapshots: Snapshots, random: Random
+        self,
+        net: Net,
+        log: MemoryLog,
+        name: str,
+        folder: Path,
+        outputs: Outputs,
+        snapshots: Snapshots,
+        random: Random,
+        money: bool = False,
     ) -> None:
         self.net, self.log, self.name, self.random = net, log, name, random
+        self.purse = Purse(folder / f"{name}.ledger") if money else None
         self.outputs, self.snapshots = outputs, snapshots
         self.index_path = folder / f"{name}.index"
         self.archive = ReportArchive(folder / f"{name}.reports", 2**30)
@@ -148,6 +158,10 @@ class Plane:
         loop = asyncio.get_running_loop()
         turn = BeaconTurn(self.link, f"evt.pool.{POOL}", name)  # pyright: ignore[reportArgumentType]
         await turn.start()
+
+        def clock() -> int:
+            return T0 + int(loop.time() * 1000) + self.skew_ms
+
         others: Any = {"outputs": self.outputs, "index": self._index, "archive": self.archive}
         self.service = PoolService(
             self.link,  # pyright: ignore[reportArgumentType]
@@ -159,12 +173,15 @@ class Plane:
             turn=turn,
             name=name,
             version="1",
-            clock=lambda: T0 + int(loop.time() * 1000) + self.skew_ms,
+            clock=clock,
             monotonic=loop.time,
             **others,
         )
+        works = [self.service.run()]
+        if self.purse is not None:
+            works.append(self.purse.run(self.link, self.way, name, clock))
         try:
-            await self.service.run()
+            await together(*works)
         finally:
             await turn.stop()
 

@@ -12,6 +12,7 @@ from random import Random
 import msgspec
 
 from events import catalog
+from events.catalog import pool_subject
 from events.job import JobSubmitted, Retries
 from events.spec import TaskText
 from events.worker import Capacity
@@ -23,6 +24,7 @@ from services.pool.state import Pool
 from tests.pool_support import GIB, normal
 from tests.simulation.agent import Agent, Disk, Trade
 from tests.simulation.auditor import Auditor
+from tests.simulation.money import cost_of, enrol
 from tests.simulation.network import Net, SimLink
 from tests.simulation.plane import POOL, SEALER, Outputs, Plane, Snapshots
 
@@ -47,7 +49,7 @@ class World:
         self.outputs, self.snapshots = Outputs(), Snapshots()
         self.auditor.outputs = self.outputs.data
         self.planes = [
-            Plane(self.net, self.auditor.log, name, folder, self.outputs, self.snapshots, random)
+            Plane(self.net, self.auditor.log, name, folder, self.outputs, self.snapshots, random, money=True)
             for name in ("a", "b")[: random.choice([1, 2, 2, 2])]
         ]
         self.client_link = SimLink(self.net, "client")
@@ -65,6 +67,7 @@ class World:
 
     async def run(self) -> None:
         """Live through it, then check everything."""
+        await enrol(self.auditor.log)
         for plane in self.planes:
             plane.start()
         for name in self.names:
@@ -128,9 +131,11 @@ class World:
         random = self.random
         known = [*self.asked]
         after = [random.choice(known)] if known and random.random() < 0.3 else []
+        count = random.choice([1, 1, 4, 20])
         fact = JobSubmitted(
             name, "u1", f"digest of {name}", TEXT,
-            count=random.choice([1, 1, 4, 20]),
+            count=count,
+            cost=cost_of(random, count, 0),
             priority=random.choice([1, 5, 10]),
             cpus_milli=random.choice([250, 1000]),
             memory_bytes=random.choice([0, GIB // 2]),
@@ -226,10 +231,13 @@ class World:
         """A follower folds some part of the log and saves it."""
         position = self.random.randint(0, len(self.auditor.log.entries))
         state = Pool(POOL)
+        at = 0
         for entry in self.auditor.log.entries[:position]:
-            model.fold(state, catalog.decode(entry.data))
-        if position:
-            self.snapshots.keep(position, state)
+            if entry.subject == pool_subject(POOL):
+                model.fold(state, catalog.decode(entry.data))
+                at = entry.position
+        if at:
+            self.snapshots.keep(at, state)
 
     # The end
 
@@ -278,7 +286,10 @@ class World:
         return f"never ends: jobs {jobs}\nworkers {workers}\nplanes {leads}\nagents {agents}"
 
     async def _agree(self) -> None:
-        """All folds are one: both control planes', the auditor's, and one from the first message."""
+        """All folds are one: both control planes', the auditor's, and one from the first message; the money is settled."""
+        while self.auditor.money.state.books.holds and asyncio.get_running_loop().time() < END_S:
+            await asyncio.sleep(0.5)
+        self.auditor.money.conclude()
         self.auditor.refold()
         for plane in self.planes:
             for _ in range(60):

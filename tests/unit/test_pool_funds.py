@@ -62,8 +62,7 @@ def test_a_job_that_costs_waits_for_its_hold(told: Told) -> None:
 
 
 def test_a_job_that_costs_nothing_does_not_wait(told: Told) -> None:
-    assert len(told(submit("j1", cost=Cost(0, 0, 0, 0)))) == 1
-    assert len(told(submit("j2"))) == 1
+    assert len(told(submit("j1"))) == 1
 
 
 def test_a_refused_hold_cancels_with_what_is_missing(told: Told) -> None:
@@ -107,6 +106,14 @@ def test_a_dependency_that_fails_ends_what_is_not_funded(told: Told) -> None:
     told(submit("j1", cost=COST, after=["j0"]))
     told(CancelJob("j0"))
     assert isinstance(told(Advance())[0], JobCancelled)
+
+
+def test_a_dependency_that_fails_just_before_the_word_ends_it_too(told: Told) -> None:
+    told(submit("j0"))
+    told(submit("j1", cost=COST, after=["j0"]))
+    told(CancelJob("j0"))
+    assert isinstance(told(placed())[0], JobCancelled)
+    assert not told.state.jobs
 
 
 # What counts
@@ -221,7 +228,7 @@ def test_a_hold_that_is_nearly_used_up_is_said_once(told: Told) -> None:
     told.later(79_999)
     assert told(Advance()) == []
     told.later(1)
-    assert told(Advance()) == [JobMetered("j1", 80_000, 60_000, 1)]
+    assert told(Advance()) == [JobMetered("j1", 80_000, 60_000, 1, told.now + 20_000)]
     told.later(1000)
     assert told(Advance()) == []
     assert told(react(HoldExtended("p/j1", 160_000, []))) == [JobFunded("j1", 160_000)]
@@ -229,14 +236,14 @@ def test_a_hold_that_is_nearly_used_up_is_said_once(told: Told) -> None:
     told.later(46_999)
     assert told(Advance()) == []
     told.later(1)
-    assert told(Advance()) == [JobMetered("j1", 128_000, 60_000, 1)]
+    assert told(Advance()) == [JobMetered("j1", 128_000, 60_000, 1, told.now + 32_000)]
 
 
 def test_two_that_run_use_it_twice_as_fast(told: Told) -> None:
     running(told, count=2)
     told(report(1, started(1, "j1", [0, 1])))
     told.later(40_000)
-    assert told(Advance()) == [JobMetered("j1", 80_000, 120_000, 2)]
+    assert told(Advance()) == [JobMetered("j1", 80_000, 120_000, 2, told.now + 10_000)]
 
 
 def test_what_ended_counts_with_what_runs(told: Told) -> None:
@@ -245,7 +252,7 @@ def test_what_ended_counts_with_what_runs(told: Told) -> None:
     told.later(30_000)
     told(report(2, ended(1, "j1", [0, 0], details=[Detail(wall_ms=20_000)])))
     told.later(29_990)
-    assert told(Advance()) == [JobMetered("j1", 80_000, 60_000, 1)]
+    assert told(Advance()) == [JobMetered("j1", 80_000, 60_000, 1, told.now + 20_000)]
 
 
 def test_many_short_tasks_that_were_never_seen_running_are_metered_too(told: Told) -> None:

@@ -15,6 +15,7 @@ from web import schema
 from web.client import address, batch, codec, files, folders, frames, streams
 from web.client import results as fetching
 from web.client.access import AsyncAccess
+from web.client.costs import AsyncCosts
 from web.client.errors import JobFailed, Refused
 from web.client.fields import (
     Command,
@@ -59,6 +60,7 @@ class AsyncHive:
         self._batcher = batch.Batcher(self._http)
         self._finished = Finished(self._http, self.job)
         self.access = AsyncAccess(self._ask)
+        self.costs = AsyncCosts(self._ask)
         self.people = AsyncPeople(self._ask)
         """Keys, enrolment tokens, identities of workers."""
         self.ledger = AsyncLedger(self._http)

@@ -60,6 +60,7 @@ class Fields(TypedDict, total=False):
     disk: int
     pids: int
     swap: int
+    max_cpt: float
 
 
 class JobsWanted(TypedDict, total=False):

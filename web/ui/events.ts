@@ -92,7 +92,7 @@ export interface JobRunnable {
   job: string;
 }
 
-/** What is held for the job is nearly used up, as it runs now: `used` µCPT of it, what its `running` tasks took so far included. `wanted` more would let it go on. Nothing is charged before an attempt has ended. */
+/** What is held for the job is nearly used up, as it runs now: `used` µCPT of it, what its `running` tasks took so far included. `wanted` more would let it go on; without, it is used up at `ends_at` (ms; 0: by now, or by what ends next). Nothing is charged before an attempt has ended. */
 export interface JobMetered {
   type: "job.metered";
   job: string;
@@ -100,6 +100,8 @@ export interface JobMetered {
   wanted: number;
   /** Default: 0 */
   running?: number;
+  /** Default: 0 */
+  ends_at?: number;
 }
 
 /** More is held for the job: `total` µCPT since its beginning. It goes on. */
@@ -667,7 +669,7 @@ export interface TransferVoided {
   postings: Posting[];
 }
 
-/** What the job may cost at most stands apart: it can run. */
+/** What the job is to cost stands apart: it can run. `cost` is what it was handed in at; the rest is what one of its tasks reserves. */
 export interface HoldPlaced {
   type: "hold.placed";
   hold: string;
@@ -676,6 +678,14 @@ export interface HoldPlaced {
   postings: Posting[];
   /** Default: "" */
   prices?: string;
+  /** Default: null */
+  cost?: Cost | null;
+  /** Default: 0 */
+  cpus_milli?: number;
+  /** Default: 0 */
+  memory_bytes?: number;
+  /** Default: 0 */
+  gpus_milli?: number;
 }
 
 /** The owner lacks `missing` of the `total`: the job does not run. */
@@ -712,7 +722,7 @@ export interface HoldReleased {
   postings?: Posting[];
 }
 
-/** A job paid for work of one lease: these tasks, which ended so (or run on: ""). `reported_ms` is what the worker said they took, `counted_ms` what counts, on whose word; `evidence` are the positions of the facts that say so. */
+/** A job paid for work of one lease: these tasks, which ended so (or run on: ""). `reported_ms` is what the worker said they took, `counted_ms` what counts, on whose word; `evidence` are the positions of the facts that say so. `counted`: for how many of them the base price counts; `price`: what is charged for it all, µCPT. */
 export interface ChargePosted {
   type: "charge.posted";
   charge: string;
@@ -731,6 +741,10 @@ export interface ChargePosted {
   word?: "agreed" | "platform" | "policy" | "report" | "reservation";
   /** Default: [] */
   evidence?: number[];
+  /** Default: 0 */
+  counted?: number;
+  /** Default: 0 */
+  price?: number;
 }
 
 /** A worker's owner earned, under this policy, from this work and these terms; `evidence` are the positions of the facts behind them. `cites`: the rebase that this belongs to. `due` is what the policy says, less than 0 when a correction takes back; `postings` move what can be moved, and what stays open is settled with the owner's next reward. `carried`: what is left below a µCPT, in the policy's parts, for the worker's next. `params` are over the policy's own. */
