@@ -12,7 +12,7 @@ from worker.confine import Confiner, Machine, Rules
 from worker.executors.bubblewrap import Sandbox
 from worker.gpus import TOLD_MIB, environment
 from worker.machine import step
-from worker.messages import GpusUsable, Measure, Ordered, Repoll, Save, Stop
+from worker.messages import Adopted, GpusUsable, Measure, Ordered, Repoll, Save, Stop
 from worker.state import State, next_poll, reserved
 
 GPUS = (Gpu("GPU-0", "NVIDIA A100", 1000), Gpu("GPU-1", "NVIDIA A100", 1000))
@@ -96,3 +96,14 @@ def test_how_often_to_measure_is_told_once_an_order() -> None:
     state = machine()
     assert told(state, Configure(3, 1000)) == [Measure(1000)]
     assert told(state, Configure(3, 1000)) == []
+
+
+def test_an_adopted_task_keeps_its_gpu_and_gives_it_back() -> None:
+    state = State("s2", HELLO)
+    mine = order(1, [0, 0], gpus=["GPU-0"], gpus_milli=1000)
+    step(state, Adopted([(mine, 0, 0)], 0))
+    step(state, Ordered(Orders([]), 0, greeted=True))
+    assert starts(told(state, order(2, [5, 5], gpus=["GPU-0"], gpus_milli=1000))) == []
+    assert starts(done(state, 1, 0)) == [(2, 5)]
+    done(state, 2, 5)
+    assert not state.used_gpus
