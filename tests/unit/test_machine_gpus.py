@@ -7,9 +7,12 @@ import pytest
 from events.hardware import Gpu
 from events.protocol import Configure, Hello, Orders
 from events.worker import Capacity
+from infra.engine import About
 from tests.machine_support import done, order, starts, told
 from worker.confine import Confiner, Machine, Rules
+from worker.executors.base import Box, Launch
 from worker.executors.bubblewrap import Sandbox
+from worker.executors.container_config import config_of
 from worker.gpus import TOLD_MIB, environment
 from worker.machine import step
 from worker.messages import Adopted, GpusUsable, Measure, Ordered, Repoll, Save, Stop
@@ -107,3 +110,14 @@ def test_an_adopted_task_keeps_its_gpu_and_gives_it_back() -> None:
     assert starts(done(state, 1, 0)) == [(2, 5)]
     done(state, 2, 5)
     assert not state.used_gpus
+
+
+def test_a_container_is_given_its_devices_and_no_other() -> None:
+    mine, none = order(1, [0, 0], kind="container", gpus=["GPU-1"], gpus_milli=1000), order(1, [0, 0], kind="container")
+    box = Box("/work")
+    asked = [
+        config_of(Launch(one, 0, "/f", [], {}, box), box, "w1", About(), "1:1", "none")["HostConfig"]
+        for one in (mine, none)
+    ]
+    devices = [{"Driver": "nvidia", "DeviceIDs": ["GPU-1"], "Capabilities": [["gpu"]]}]
+    assert [one.get("DeviceRequests") for one in asked] == [devices, None]
