@@ -26,6 +26,8 @@ CHUNK_BYTES = 1024 * 1024
 SIZE_BYTES_MAX = 1024**4
 INCOMING_AGE_S = 86400.0
 """A file in `incoming` that nobody wrote to for so long is left over from a crash."""
+LISTED_MIN = 5000
+"""How many blobs are listed at a time, at least."""
 VERIFIED_MAX = 4096
 """How many files are remembered as verified, for reads of parts."""
 
@@ -78,6 +80,8 @@ class Blobs:
         for path in self._incoming.iterdir():
             if path.stat().st_mtime < oldest:
                 path.unlink(missing_ok=True)
+        for path in (self._root / "expired").glob("*"):
+            os.replace(path, self._path(path.name))  # it was being looked at when a process was killed
 
     def _path(self, digest: Digest) -> Path:
         if not DIGEST.match(digest):
@@ -198,6 +202,47 @@ class Blobs:
                 yield data
         finally:
             os.close(file)
+
+    async def unwanted_since(self, before: float, after: str = "") -> list[tuple[Digest, int]]:
+        """Some blobs, with their sizes, that nobody has wanted since `before` (s since 1970), from the one after `after` on,
+        by digest; none when there is no more.
+        """
+        return await in_thread(self._unwanted_since, before, after)
+
+    def _unwanted_since(self, before: float, after: str) -> list[tuple[Digest, int]]:
+        found: list[tuple[Digest, int]] = []
+        for folder in sorted(path for path in self._root.iterdir() if len(path.name) == 2 and path.name >= after[:2]):
+            for path in sorted(folder.iterdir()):
+                if path.name > after and DIGEST.match(path.name):
+                    stat = path.stat()
+                    if stat.st_mtime < before:
+                        found.append((path.name, stat.st_size))
+            if len(found) >= LISTED_MIN:
+                break
+        return found
+
+    async def expire(self, digests: list[Digest], before: float) -> tuple[int, int]:
+        """Delete those of the blobs that nobody has wanted since `before`; how many that were, and their bytes."""
+        return await in_thread(self._expire, digests, before)
+
+    def _expire(self, digests: list[Digest], before: float) -> tuple[int, int]:
+        count = size = 0
+        expired = self._root / "expired"
+        expired.mkdir(mode=0o700, exist_ok=True)
+        for digest in digests:
+            path, aside = self._path(digest), expired / digest
+            try:
+                # First it is made missing, then looked at: whoever wants it from here on is told to upload it.
+                os.replace(path, aside)
+            except FileNotFoundError:
+                continue
+            stat = aside.stat()
+            if stat.st_mtime >= before:
+                os.replace(aside, path)
+                continue
+            aside.unlink()
+            count, size = count + 1, size + stat.st_size
+        return count, size
 
     def _open(self, digest: Digest) -> int:
         try:

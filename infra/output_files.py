@@ -3,9 +3,11 @@
 import contextlib
 import hashlib
 import os
+import shutil
 import struct
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
@@ -208,6 +210,19 @@ class OutputFiles:
         except FileNotFoundError:
             return []
         return sorted(int(n[len(prefix) : -4]) for n in names if n.startswith(prefix) and n.endswith(".out"))
+
+    def forget_all(self, kept: Callable[[JobId], bool], before: float, dry: bool) -> list[JobId]:
+        """See Outputs.forget_all."""
+        gone: list[JobId] = []
+        for folder in self._root.glob("??/*"):
+            if not kept(folder.name) and folder.stat().st_mtime < before:
+                gone.append(folder.name)
+                if not dry:
+                    with self._lock:
+                        for key in [key for key in self._open if key[0] == folder.name]:
+                            os.close(self._open.pop(key).fd)
+                    shutil.rmtree(folder, ignore_errors=True)
+        return gone
 
     def seal(self, key: Key) -> Digest | None:
         """See Outputs.seal."""

@@ -12,7 +12,7 @@ All batches that arrive while one is being written go to the disk together, in o
 import asyncio
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from events.base import Digest, JobId
@@ -155,6 +155,12 @@ class Outputs:
     async def progress(self, attempts: list[Key]) -> dict[Key, Progress]:
         """How far those of the attempts have come that told of it."""
         return await in_thread(self._files.progress, [check_name(*key) for key in attempts])
+
+    async def forget_all(self, kept: Callable[[JobId], bool], before: float, dry: bool) -> list[JobId]:
+        """Delete all that the tasks of jobs printed that are not `kept`, and did not begin to print since `before` (s since
+        1970), or only say (`dry`) which jobs those are.
+        """
+        return await in_thread(self._files.forget_all, kept, before, dry)
 
     async def seal(self, job: JobId, index: int, lease: int) -> Digest | None:
         """Take nothing more for this attempt; the digest of all its output, or None when there is none."""

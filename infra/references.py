@@ -31,6 +31,7 @@ class References:
         self._db.execute(
             "CREATE TABLE IF NOT EXISTS seen (user TEXT, digest BLOB, PRIMARY KEY (user, digest)) WITHOUT ROWID"
         )
+        self._db.execute("CREATE INDEX IF NOT EXISTS seen_digest ON seen (digest)")
 
     def close(self) -> None:
         """Close the file."""
@@ -59,6 +60,20 @@ class References:
                 rows = self._db.execute(
                     f"SELECT digest FROM seen WHERE user = ? AND digest IN ({marks})", (user, *part)
                 )
+                found.update(digest.hex() for (digest,) in rows)
+        return found
+
+    async def any_of(self, digests: list[Digest]) -> set[Digest]:
+        """Those of `digests` that anybody may read."""
+        return await in_thread(self._any_of, digests)
+
+    def _any_of(self, digests: list[Digest]) -> set[Digest]:
+        found: set[Digest] = set()
+        for start in range(0, len(digests), LOOKUP_MAX):
+            part = [bytes.fromhex(digest) for digest in digests[start : start + LOOKUP_MAX]]
+            marks = ",".join("?" * len(part))
+            with self._lock:
+                rows = self._db.execute(f"SELECT DISTINCT digest FROM seen WHERE digest IN ({marks})", part)
                 found.update(digest.hex() for (digest,) in rows)
         return found
 

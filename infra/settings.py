@@ -24,6 +24,7 @@ REPLICAS = (1, 3, 5)
 REPORT_ARCHIVE_BYTES_MIN = 64 * 1024**2
 NOT_NEGATIVE = (
     "disk_low_bytes", "disk_min_bytes", "requests_per_min_max", "open_jobs_max", "queued_tasks_max", "upload_bytes_max",
+    "keep_days",
     "report_archive_bytes_max",
 )  # fmt: skip
 CAPPED = {
@@ -93,6 +94,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The hive's own share of what jobs pay."""
     funds_grace_s: int = 60
     """How long before it is stopped a running job whose owner has no more CPT is told so, at least."""
+    keep_days: int = 0
+    """For how many days after a job's end its files and output are kept, and uploads that no job needs; 0: for ever."""
     registration: Literal["open", "invite", "closed"] = "invite"
     """Who may register: anybody, whoever has an invitation, or nobody."""
     smtp_url: str = ""

@@ -291,3 +291,17 @@ SELECT coalesce((SELECT sum(amount) FROM read.entries WHERE credit = $1 AND numb
 """What came to account $1 and what went from it, in facts with numbers from $2 on and below $3."""
 FIRST_ENTRY_SINCE = "SELECT number FROM read.entries WHERE at >= $1 ORDER BY at, number LIMIT 1"
 """`at` never goes back from one fact to the next."""
+
+KEPT_RESULTS = """
+SELECT r.digest, bool_or(r.files >= 0) FROM read.results r JOIN read.jobs j ON j.job = r.job
+WHERE (j.finished_at = 0 OR j.finished_at >= $1) AND r.digest > $2 GROUP BY r.digest ORDER BY r.digest LIMIT $3"""
+"""The blobs that tasks left, of jobs that are open or ended since $1, and whether each is a list of files: from the one
+after $2 on, at most $3.
+"""
+
+KEPT_EMITTED = """
+SELECT DISTINCT d->>'emitted' FROM read.task_history h JOIN read.jobs j ON j.job = h.job,
+jsonb_array_elements(h.details) d
+WHERE h.details IS NOT NULL AND (j.finished_at = 0 OR j.finished_at >= $1) AND d->>'emitted' > $2
+ORDER BY 1 LIMIT $3"""
+"""Likewise the blobs of what tasks told of themselves."""

@@ -65,6 +65,7 @@ from services.reads import Reads
 from services.shut_out import ShutOut
 from web.app import create_app
 from web.core import Core
+from web.expiry import expire_daily
 from web.server import PortTaken, Server, check_free
 
 EXIT_OK = 0
@@ -170,10 +171,10 @@ class ControlPlane:
                         self._folder, settings.pool, pool_client(link, settings.pool, service.near if service else None),
                         ask_accounts, access, people.keyring, people, references, log, reads, projector, outputs, server,
                         lambda: self._disk, network_of(settings, served, server), limits_of(settings), floods, beats, reports=archive,
-                        money=money_of(self._folder, settings, ask_ledger, balances, reads), economy=settings.economy == "on",
+                        money=money_of(self._folder, settings, ask_ledger, balances, reads), economy=settings.economy == "on", keep_days=settings.keep_days,
                     )  # fmt: skip
-                    url = await self._api(settings, core)
-                    claim.set_url(url)
+                    group.start(expire_daily(core))
+                    claim.set_url(url := await self._api(settings, core))
             self._announce(claim, url, first)
             gc.freeze()  # what is loaded by now stays
             if self._options.local_workers and url:

@@ -251,6 +251,7 @@ def core_of(
     reports: ReportArchive,
     money: Money,
     economy: bool = False,
+    keep_days: int = 0,
 ) -> Core:
     """What the API stands on. `limits`: of users that have none of their own. Without a `server` of its own (an external
     NATS) the hive takes no workers in; without `beats` it knows nothing of what machines use.
@@ -283,4 +284,5 @@ def core_of(
         economy=economy,
         limits=limits,
         network=network,
+        keep_days=keep_days,
     )

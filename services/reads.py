@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from events.base import JobId, Sealed, WorkerId
+from events.base import Digest, JobId, Sealed, WorkerId
 from events.task import Detail
 from infra import tables
 from infra.database import Database, DatabaseAway, DatabaseRefused, Record
@@ -255,6 +255,18 @@ class Reads:
         rows = [ResultRow(job, *record) for record in records]
         last = f"{rows[limit - 1].index}/{rows[limit - 1].n}" if len(rows) > limit else ""
         return Page(rows[:limit], last, self.tables_position)
+
+    async def kept_results(self, since: int, after: str, limit: int) -> list[tuple[Digest, bool]]:
+        """Blobs that tasks left, of jobs that are open or ended since then (ms), and whether each is a list of files: by
+        digest, those after `after`. As of the board's position. Raises ReadsUnavailable.
+        """
+        await self._fresh(self.position)
+        return [(record[0], record[1]) for record in await self._fetch(tables.KEPT_RESULTS, since, after, limit)]
+
+    async def kept_emitted(self, since: int, after: str, limit: int) -> list[Digest]:
+        """Likewise the blobs of what tasks told of themselves."""
+        await self._fresh(self.position)
+        return [record[0] for record in await self._fetch(tables.KEPT_EMITTED, since, after, limit)]
 
     # The tables
 

@@ -13,6 +13,7 @@ from web import (
     disputes,
     enrolments,
     events,
+    expiry,
     jobs,
     keys,
     ledger,
@@ -40,7 +41,7 @@ BODY_BYTES_MAX = 1024**2
 
 
 ROUTES = [
-    *jobs.ROUTES, *results.ROUTES, *tasks.ROUTES, *blobs.ROUTES, *events.ROUTES, *workers.ROUTES, *keys.ROUTES, *enrolments.ROUTES,
+    *jobs.ROUTES, *results.ROUTES, *tasks.ROUTES, *blobs.ROUTES, *expiry.ROUTES, *events.ROUTES, *workers.ROUTES, *keys.ROUTES, *enrolments.ROUTES,
     *credentials.ROUTES, *people.ROUTES, *users.ROUTES, *secrets.ROUTES, *reports.ROUTES,
     *ledger.ROUTES, *ledger_books.ROUTES, *disputes.ROUTES, *costs.ROUTES,
 ]  # fmt: skip

@@ -93,6 +93,8 @@ class Core:
     economy: bool = False
     limits: Limits = Limits()
     network: Network = Network()
+    keep_days: int = 0
+    """For how many days after a job's end its files are kept; 0: for ever."""
 
     def worker_id(self, public_key: str) -> WorkerId:
         """Of the worker that has this key, or of one that is to have it. Raises BadKey."""

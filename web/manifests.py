@@ -61,6 +61,13 @@ class Manifests:
         except (Failed, BlobMissing, BlobMismatch):
             return False
 
+    async def all_of(self, digest: Digest) -> frozenset[bytes]:
+        """The blobs that the manifest `digest` names, as the 32 bytes of their digests; none when it is not here."""
+        try:
+            return (await self._load("each", digest)).names
+        except (Failed, BlobMissing, BlobMismatch):
+            return frozenset()
+
     async def _load(self, field: str, digest: Digest) -> Manifest:
         if (kept := self._kept.get(digest)) is not None:
             self._kept.move_to_end(digest)

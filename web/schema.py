@@ -287,6 +287,29 @@ class MissingAnswer(msgspec.Struct, frozen=True, gc=False):
     missing: list[Digest]
 
 
+class ExpireBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """`dry_run`: only say what would be deleted."""
+
+    dry_run: bool = True
+
+
+class Expired(msgspec.Struct, frozen=True, gc=False):
+    """What was deleted, or would be: blobs that nothing needs as of `position` and nobody wanted since `before`, their
+    `size` in bytes together, and the output of so many jobs. `keep_days`: of the settings, 0: for ever. `some`: a few
+    digests.
+    """
+
+    dry_run: bool
+    keep_days: int
+    before: Moment
+    blobs: int
+    size: int
+    outputs: int
+    needed: int
+    some: list[str]
+    position: Position
+
+
 class BlobAnswer(msgspec.Struct, frozen=True, gc=False):
     """A blob that is stored."""
 

@@ -1,4 +1,4 @@
-"""`blob put|get`: files by the SHA-256 of their bytes."""
+"""`blob put|get|expire`: files by the SHA-256 of their bytes."""
 
 import asyncio
 from pathlib import Path
@@ -53,7 +53,35 @@ async def _get(context: Context, digest: str, to: Path | None) -> None:
         context.output.raw(await hive.download(digest))
 
 
+@command("expire")
+@click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
+def expire(context: Context, dry_run: bool) -> None:
+    """Delete the files that nothing needs any more; for admins.
+
+    Nothing goes that an open job names, or one that ended less than `keep_days` ago (a setting; 0 keeps what jobs name and
+    people uploaded for ever), and nothing that was wanted in the last two days. With `keep_days` a hive does so daily.
+    """
+    asyncio.run(_expire(context, dry_run))
+
+
+async def _expire(context: Context, dry_run: bool) -> None:
+    output = context.output
+    async with context.client() as hive:
+        done = await hive.expire_blobs(dry_run=dry_run)
+    if output.mode == "json":
+        output.document(done)
+        return
+    does = "would be deleted" if dry_run else "deleted"
+    jobs = f", and the output of {format.count(done.outputs, 'job')}" if done.outputs else ""
+    output.line(f"{format.count(done.blobs, 'blob')}, {size_text(done.size)}{jobs}: {does}")
+    for digest in done.some if dry_run else ():
+        output.note(f"  {digest}")
+    kept = f"{done.keep_days} days after their jobs" if done.keep_days else "for ever (the setting keep_days is 0)"
+    output.note(f"{format.count(done.needed, 'blob')} needed; what jobs name is kept {kept}")
+
+
 blob.add_command(put)
+blob.add_command(expire)
 blob.add_command(get)
 
 COMMANDS = {"blob": blob}

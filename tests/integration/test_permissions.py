@@ -33,6 +33,7 @@ MAY: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/v1/blobs/{digest}"): READERS,
     ("HEAD", "/v1/blobs/{digest}"): READERS,
     ("POST", "/v1/blobs/missing"): READERS,
+    ("POST", "/v1/blobs/expire"): ADMIN,
     ("GET", "/v1/events"): ALL,
     ("GET", "/v1/reports/{digest}"): LOOKERS | KEEPERS,
     ("GET", "/v1/jobs/{job}/tasks/{index}/reports"): LOOKERS | KEEPERS,

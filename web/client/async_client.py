@@ -280,6 +280,10 @@ class AsyncHive:
         """Which of these blobs the hive does not have."""
         return await files.missing(self._http, digests)
 
+    async def expire_blobs(self, *, dry_run: bool = True) -> schema.Expired:
+        """Delete the files that nothing needs any more, or only say which those are. For admins."""
+        return codec.expired_of(await self._ask("POST", "/v1/blobs/expire", None, schema.ExpireBody(dry_run)))
+
     @overload
     async def download(self, digest: Digest) -> bytes: ...
     @overload

@@ -19,6 +19,7 @@ worker_of = msgspec.json.Decoder(schema.WorkerView).decode
 enrol_of = msgspec.json.Decoder(schema.EnrolAnswer).decode
 status_of = msgspec.json.Decoder(schema.Status).decode
 shown_of = msgspec.json.Decoder(list[schema.Shown]).decode
+expired_of = msgspec.json.Decoder(schema.Expired).decode
 emitted_of = msgspec.json.Decoder(list[schema.Emitted]).decode
 
 
