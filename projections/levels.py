@@ -103,15 +103,20 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
 
 class Rewards(msgspec.Struct):
     """`open`: what each owner is due and has not, less than 0 when it is he who owes; `earned`: what was ever due to each.
-    `rebase`: the last one. `listed`: who wants to stand on the leaderboard.
+    `rebases`: all that were made, in order; they are few. `listed`: who wants to stand on the leaderboard.
     """
 
     policies: dict[str, Choice] = msgspec.field(default_factory=lambda: {FIRST_POLICY: Choice("paying", 1)})
     standings: dict[WorkerId, Standing] = {}
     open: dict[UserId, int] = {}
     earned: dict[UserId, int] = {}
-    rebase: str = ""
+    rebases: list[PolicyRebased] = []
     listed: dict[UserId, None] = {}
+
+    @property
+    def rebase(self) -> str:
+        """The last one; "" when there was none."""
+        return self.rebases[-1].rebase if self.rebases else ""
 
 
 def paying(state: Rewards) -> str:
@@ -203,7 +208,7 @@ def _set(state: Rewards, event: PolicySet, at: int) -> None:
 
 
 def _rebased(state: Rewards, event: PolicyRebased, at: int) -> None:
-    state.rebase = event.rebase
+    state.rebases.append(event)
 
 
 def _listed(state: Rewards, event: OwnerListed, at: int) -> None:

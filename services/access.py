@@ -60,6 +60,11 @@ class AccessView:
         for call in self._listeners:
             call(event, at)
 
+    @property
+    def caught_up(self) -> bool:
+        """Whether the end of the log was seen."""
+        return self._caught_up.is_set()
+
     async def wait_caught_up(self) -> None:
         """Until the end of the log was seen."""
         await self._caught_up.wait()

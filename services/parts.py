@@ -121,9 +121,12 @@ def ledger_service(
 ) -> LedgerService:
     """The ledger's service, with its snapshots out of `folder`. `access` says whose a worker is."""
 
-    def owner_of(worker: WorkerId) -> UserId:
+    def owner_of(worker: WorkerId) -> UserId | None:
+        if not access.caught_up:
+            return None
         known = access.state.workers.get(worker)
-        return known.owner if known else ""
+        owner = access.state.users.get(known.owner) if known else None
+        return known.owner if known and owner is not None and owner.state != "erased" else ""
 
     return LedgerService(
         link,

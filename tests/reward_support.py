@@ -9,10 +9,11 @@ from events.task import Detail, TasksFailed, TasksFinished
 from projections import levels
 from projections.levels import Rewards
 from services.ledger import rewards
+from services.ledger.commands import Rebase, SetPolicy
 from services.ledger.explain import Explanation, RewardFact, explain
 from services.ledger.machine_time import Reserved
 from services.ledger.rebase import Again, Change, Rebasing, corrections
-from services.ledger.rewards import Rebase, SetPolicy, Settled
+from services.ledger.rewards import Settled
 
 GIB = 1 << 30
 HOUR_MS = 3_600_000

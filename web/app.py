@@ -21,6 +21,7 @@ from web import (
     people,
     reports,
     results,
+    rewards,
     secrets,
     tasks,
     users,
@@ -43,7 +44,7 @@ BODY_BYTES_MAX = 1024**2
 ROUTES = [
     *jobs.ROUTES, *results.ROUTES, *tasks.ROUTES, *blobs.ROUTES, *expiry.ROUTES, *events.ROUTES, *workers.ROUTES, *keys.ROUTES, *enrolments.ROUTES,
     *credentials.ROUTES, *people.ROUTES, *users.ROUTES, *secrets.ROUTES, *reports.ROUTES,
-    *ledger.ROUTES, *ledger_books.ROUTES, *disputes.ROUTES, *costs.ROUTES,
+    *ledger.ROUTES, *ledger_books.ROUTES, *disputes.ROUTES, *costs.ROUTES, *rewards.ROUTES,
 ]  # fmt: skip
 OPEN_PATHS = frozenset(path for route in ROUTES if route.opt.get("needs") == NOBODY for path in route.paths)
 """What the gate lets through unasked: the handlers check for themselves, or are open to all."""

@@ -15,6 +15,7 @@ from events.limits import Network, Pull
 from events.protocol import HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN
 from events.spec import SecretUse
 from events.task import AttemptEnd, Detail
+from projections.levels import LevelName
 from projections.rows import JobState, TaskState, WorkerState
 from web.usage_schema import GpuView, InventoryView, UsageView
 
@@ -208,6 +209,7 @@ class WorkerView(msgspec.Struct, frozen=True, gc=False):
     """A worker. `features`: how it holds tasks to their limits and what they may ask for, `process:disk` say. `leased`: tasks
     it has now; `finished`, `failed`: attempts that succeeded there, or ended otherwise. `enrolled`: it was taken in and
     never connected yet. Name, labels, warning, usage and inventory are shown to its owner, and to who looks after workers.
+    `level`: by its machine hours, see docs/rewards.md.
     """
 
     worker: str
@@ -230,6 +232,7 @@ class WorkerView(msgspec.Struct, frozen=True, gc=False):
     usage: UsageView | None = None
     inventory: InventoryView | None = None
     labels: dict[str, str] = {}
+    level: LevelName = ""
 
 
 class WorkersAnswer(msgspec.Struct, frozen=True, gc=False):

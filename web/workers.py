@@ -13,6 +13,7 @@ from events.catalog import position_text
 from infra.nkey import BadKey
 from infra.sealing import KeyAway, KeyDestroyed, SealBroken
 from projections.access import Identity
+from projections.levels import level_of
 from projections.rows import WorkerRow
 from services.accounts.commands import BanWorker, Enrol, ForgetWorker, RenameWorker
 from services.pool.commands import ConfigureWorker, DrainWorker
@@ -60,6 +61,7 @@ def worker_view(core: Core, caller: Caller, worker: WorkerId, row: WorkerRow | N
         CONTESTED if shown and time.time_ns() // 1_000_000 - row.contested_at < CONTESTED_SHOWN_MS else "",
         list(capacity.features),
         list(map(gpu_view, capacity.gpus)), *(_heard(core, worker) if shown else (None, None)), labels,
+        level_of(standing.credited_us).name if (standing := core.money.view.rewards.standings.get(worker)) else "",
     )  # fmt: skip
 
 

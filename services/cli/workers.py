@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NAME_COLUMNS = 40
 GPU_COLUMNS = 30
-HEADS = ("WORKER", "STATE", "CPUS", "MEMORY", "GPUS", "RUNNING", "DONE", "FAILED", "SINCE", "VERSION", "NAME")
+HEADS = ("WORKER", "STATE", "CPUS", "MEMORY", "GPUS", "RUNNING", "DONE", "FAILED", "LEVEL", "SINCE", "VERSION", "NAME")
 
 
 @command("workers")
@@ -54,7 +54,18 @@ def worker_row(worker: "WorkerView", now: float) -> tuple[str, ...]:
     counts = (str(worker.leased), str(worker.finished), str(worker.failed))
     since = format.ago(worker.since, now)
     has = format.shorten(gpus_text(worker), GPU_COLUMNS) if worker.gpus else "-"
-    return (worker.worker, state, f"{worker.cpus:g}", memory, has, *counts, since, worker.version, name)
+    return (
+        worker.worker,
+        state,
+        f"{worker.cpus:g}",
+        memory,
+        has,
+        *counts,
+        worker.level or "-",
+        since,
+        worker.version,
+        name,
+    )
 
 
 @click.group("worker")

@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from events.base import Digest, Sealed, UserId
-from events.ledger import AccountId, DisputeId, Posting, TransferId, TransferKind
+from events.base import Digest, Sealed, UserId, WorkerId
+from events.ledger import AccountId, DisputeId, PolicyMode, Posting, TransferId, TransferKind
 
 
 class Past(msgspec.Struct, frozen=True, gc=False):
@@ -78,7 +78,51 @@ class SetPrices(msgspec.Struct, frozen=True, gc=False, tag="set_prices"):
     rates: dict[str, int]
 
 
-Command: TypeAlias = Transfer | PostPending | VoidPending | OpenDispute | RuleDispute | SetPrices
+class SetPolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="set_policy"):
+    """Let a policy pay, score in the shadow, or do nothing. The one that paid before scores in the shadow from then on.
+    `version` 0: the newest.
+    """
+
+    policy: str
+    mode: PolicyMode
+    version: int = 0
+    params: dict[str, int] = {}
+
+
+class ListOwner(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="list_owner"):
+    """Whether the owner stands on the leaderboard."""
+
+    owner: UserId
+    on: bool
+
+
+class Correction(msgspec.Struct, frozen=True, gc=False):
+    """What a rebase changes for one worker's owner: `amount` µCPT more (or less) are due for these many rewards."""
+
+    worker: WorkerId
+    owner: UserId
+    amount: int
+    rewards: int
+
+
+class Rebase(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="rebase"):
+    """All rewards from the position `first` to `last` are due as this policy says. `before`: the rebase that was the last
+    one when the corrections were computed.
+    """
+
+    rebase: str
+    policy: str
+    version: int
+    params: dict[str, int]
+    first: int
+    last: int
+    before: str
+    corrections: list[Correction]
+
+
+Named: TypeAlias = Transfer | PostPending | VoidPending | OpenDispute | RuleDispute
+"""What makes or changes something with an id of its own."""
+Command: TypeAlias = Named | SetPrices | SetPolicy | ListOwner | Rebase
 
 
 class Expire(msgspec.Struct, frozen=True, gc=False):
@@ -94,8 +138,6 @@ class Twice(msgspec.Struct, frozen=True, gc=False):
 OwnCommand: TypeAlias = Expire | Twice
 
 
-def id_of(command: Command) -> str:
-    """The id that the command makes or changes; "" when it has none."""
-    if isinstance(command, SetPrices):
-        return ""
+def id_of(command: Named) -> str:
+    """The id that the command makes or changes."""
     return command.dispute if isinstance(command, OpenDispute | RuleDispute) else command.transfer

@@ -39,7 +39,6 @@ class Made(msgspec.Struct, frozen=True, gc=False):
     """A rebase over this reward, and the policy that decides what is due for it since."""
 
     rebase: str
-    position: str
     policy: str
     version: int
     params: dict[str, int]

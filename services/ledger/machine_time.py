@@ -32,7 +32,7 @@ def standing_of(standing: Standing | None, event: AnyEvent, at: int, position: i
     match event:
         case WorkerRegistered():
             has = event.capacity
-            said = StandingChanged(event.worker, "ready", at, has.cpus_milli, has.memory_bytes, 0, position)
+            said = StandingChanged(event.worker, "ready", at, has.cpus_milli, has.memory_bytes, len(has.gpus), position)
         case WorkerReturned():
             said = _now(standing, event.worker, "ready", at, position)
         case WorkerUnreachable():

@@ -25,20 +25,25 @@ from events.ledger import (
     PricesSet,
     RewardPaid,
     RewardScored,
+    StandingChanged,
     TransferPending,
     TransferPosted,
     TransferVoided,
 )
 from projections import ledger as books
+from projections import levels
 from services.hosting import NewerFormat, React, Refused
-from services.ledger import disputes, prices, settlement, standing, transfers
+from services.ledger import disputes, prices, rewards, settlement, standing, transfers
 from services.ledger.commands import (
     Command,
     Expire,
+    ListOwner,
     OpenDispute,
     OwnCommand,
     PostPending,
+    Rebase,
     RuleDispute,
+    SetPolicy,
     SetPrices,
     Transfer,
     Twice,
@@ -47,7 +52,7 @@ from services.ledger.commands import (
 from services.ledger.settlement import Settle
 from services.ledger.state import Ledger, Rules
 
-VERSION = 1
+VERSION = 2
 """Of the snapshot: raise it when the state's shape or an `evolve` changes what a given log folds to."""
 
 Decide = Callable[[Ledger, Any, int, Rules], Sequence[AnyEvent]]
@@ -64,6 +69,11 @@ DECIDE: dict[type, Decide] = {
     Expire: lambda state, command, now, rules: transfers.decide_expire(state, command, now),
     OpenDispute: lambda state, command, now, rules: disputes.decide_open(state, command),
     RuleDispute: lambda state, command, now, rules: disputes.decide_rule(state, command, rules),
+    SetPolicy: lambda state, command, now, rules: rewards.decide_policy(state.rewards, command),
+    ListOwner: lambda state, command, now, rules: rewards.decide_list(state.rewards, command),
+    Rebase: lambda state, command, now, rules: rewards.decide_rebase(
+        state.rewards, command, state.balance, rules.supply_cap - state.books.supply
+    ),
     Twice: _twice,
     SetPrices: lambda state, command, now, rules: prices.decide_set(state.books, command.rates),
     Settle: settlement.decide_settle,
@@ -81,6 +91,10 @@ def _books_only(state: Ledger, event: Any, at: int) -> None:
     """What the books keep is all that it changes."""
 
 
+def _rewards(state: Ledger, event: Any, at: int) -> None:
+    levels.apply(state.rewards, event, at)
+
+
 def _led(state: Ledger, event: LedgerLed, at: int) -> None:
     state.writer = event.writer
 
@@ -96,11 +110,12 @@ EVOLVE: dict[type, Callable[[Ledger, Any, int], None]] = {
     HoldShort: _books_only,
     HoldReleased: _books_only,
     ChargePosted: _books_only,
-    RewardPaid: _books_only,
-    RewardScored: _books_only,
-    PolicySet: _books_only,
-    PolicyRebased: _books_only,
-    OwnerListed: _books_only,
+    RewardPaid: _rewards,
+    RewardScored: _rewards,
+    PolicySet: _rewards,
+    PolicyRebased: _rewards,
+    OwnerListed: _rewards,
+    StandingChanged: _rewards,
     PricesSet: _books_only,
     DisputeOpened: _books_only,
     DisputeRuled: _books_only,
@@ -131,3 +146,4 @@ def fold(state: Ledger, message: Message) -> None:
 def check(state: Ledger) -> None:
     """Assert every invariant of the state; for tests and audits."""
     books.check(state.books)
+    levels.check(state.rewards)

@@ -10,9 +10,10 @@ from events.base import UserId, WorkerId
 from events.catalog import Record
 from events.ledger import PolicyRebased, RewardId, RewardPaid
 from services.hosting import Refused
+from services.ledger.commands import Correction
 from services.ledger.policies.base import Case, case_of
 from services.ledger.policies.registry import BY_KEY
-from services.ledger.rewards import Correction, known_policy
+from services.ledger.rewards import known_policy
 
 REWARDS_MAX = 1_000_000
 """So many are held in memory to compute a rebase."""

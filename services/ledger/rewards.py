@@ -5,7 +5,7 @@ is reached, or a correction takes back what the owner has spent) stays open and 
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
@@ -17,7 +17,6 @@ from events.ledger import (
     ChargeId,
     HoldId,
     OwnerListed,
-    PolicyMode,
     PolicyRebased,
     PolicySet,
     Posting,
@@ -29,6 +28,7 @@ from events.ledger import (
 )
 from projections.levels import Choice, Rewards, Standing, moved, paying, uptime
 from services.hosting import Refused
+from services.ledger.commands import ListOwner, Rebase, SetPolicy
 from services.ledger.machine_time import (
     EndFact,
     Reserved,
@@ -129,50 +129,7 @@ def pay(want: int, owner: UserId, hold: AccountId, held: int, treasury: int, min
 # What the operator and owners may ask
 
 
-class SetPolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="set_policy"):
-    """Let a policy pay, score in the shadow, or do nothing. The one that paid before scores in the shadow from then on.
-    `version` 0: the newest.
-    """
-
-    policy: str
-    mode: PolicyMode
-    version: int = 0
-    params: dict[str, int] = {}
-
-
-class ListOwner(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="list_owner"):
-    """Whether the owner stands on the leaderboard."""
-
-    owner: UserId
-    on: bool
-
-
-class Correction(msgspec.Struct, frozen=True, gc=False):
-    """What a rebase changes for one worker's owner: `amount` µCPT more (or less) are due for these many rewards."""
-
-    worker: WorkerId
-    owner: UserId
-    amount: int
-    rewards: int
-
-
-class Rebase(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="rebase"):
-    """All rewards from the position `first` to `last` are due as this policy says. `before`: the rebase that was the last
-    one when the corrections were computed.
-    """
-
-    rebase: str
-    policy: str
-    version: int
-    params: dict[str, int]
-    first: int
-    last: int
-    before: str
-    corrections: list[Correction]
-
-
-RewardCommand: TypeAlias = SetPolicy | ListOwner | Rebase
-CORRECTIONS_MAX = 1000
+CORRECTIONS_MAX = 500
 """Of one rebase: so many facts fit in a message with ease."""
 
 

@@ -29,7 +29,7 @@ from infra.link import Link
 from services.asking import Ask, AskClient, AskDesk
 from services.hosting import Item, Refused, Snapshots, Turn
 from services.ledger import model, settlement
-from services.ledger.commands import Command, Expire, OpenDispute, Past, Transfer, Twice, id_of
+from services.ledger.commands import Command, Expire, Named, OpenDispute, Past, Transfer, Twice, id_of
 from services.ledger.settlement import Settle
 from services.ledger.state import Ledger, Rules
 from services.reaction import Reaction
@@ -38,6 +38,8 @@ from services.writer import Writer
 LEDGER = "ledger"
 """What the service is asked as, and what its beacon is called."""
 TICK_S = 0.25
+UNKNOWN_MS = 5000
+"""So long after a worker's attempt ended it is waited for word of whose the worker is."""
 INDEX_NOTES_MAX = 2000
 INDEX_LAG_MAX = 2000
 """After so many notes or messages the index is stamped: a start feeds it what came after its stamp."""
@@ -86,7 +88,7 @@ class LedgerService:
         name: str,
         version: str,
         rules: Rules,
-        owner_of: Callable[[WorkerId], UserId] = lambda worker: "",
+        owner_of: Callable[[WorkerId], UserId | None] = lambda worker: "",
         clock: Callable[[], int] | None = None,
     ) -> None:
         self._index = index
@@ -97,6 +99,8 @@ class LedgerService:
         self._accounts = Reaction(log, ACCOUNTS_SUBJECT, model.REACT, self.writer.poke, LEDGER)
         self._pools = Reaction(log, pool_subject("*"), settlement.WANTED, self.writer.poke, LEDGER)
         self._owner_of = owner_of
+        self._waits = False
+        """Whether facts of a pool wait until it is known whose a worker is."""
         self._notes = self._events = self._ahead = 0
         self.on_committed: Callable[[int, int], None] = lambda position, events: None
 
@@ -167,17 +171,28 @@ class LedgerService:
             if not item.outcomes or item.outcomes[0] is not None:
                 break
         yield from self._accounts.items()
+        self._waits = False
         for item in self._pools.items():
             if not item.at:
-                item.commands = [self._settle(react) for react in item.commands]
+                commands = [self._settle(react, now) for react in item.commands]
+                if None in commands:
+                    self._waits = True
+                    break
+                item.commands = commands
             yield item
 
-    def _settle(self, react: Any) -> Settle:
-        """With what only who is who knows."""
+    def _settle(self, react: Any, now: int) -> Settle | None:
+        """With what only who is who knows; None while it is to be waited for: who is paid must not depend on which of two
+        logs is read first.
+        """
         if isinstance(react, Settle):
             return react
-        worker: WorkerId = getattr(react.event, "worker", "")
-        return Settle(react, self._owner_of(worker) if worker else "")
+        if getattr(react.event, "counted", None) is None:
+            return Settle(react)
+        owner = self._owner_of(react.event.worker)
+        if owner is None or (not owner and now - react.at < UNKNOWN_MS):
+            return None
+        return Settle(react, owner)
 
     def folded(self, event: AnyEvent, at: int) -> None:
         self._events += 1
@@ -211,13 +226,13 @@ class LedgerService:
         while True:
             await asyncio.sleep(TICK_S)
             due = self.writer.state.books.due
-            if self.writer.leads and due and due[0][0] <= self._clock():
+            if self.writer.leads and (self._waits or (due and due[0][0] <= self._clock())):
                 self.writer.poke()
 
 
 def _named_by(command: Any) -> list[str]:
     """The ids that must be known before it is decided: its own, then what it cites."""
-    if not isinstance(command, Command) or not id_of(command):
+    if not isinstance(command, Named):
         return []
     cites = command.cites if isinstance(command, Transfer | OpenDispute) else ""
     return [id_of(command), cites] if cites else [id_of(command)]

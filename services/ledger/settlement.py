@@ -8,12 +8,17 @@ import msgspec
 from events.base import UserId
 from events.catalog import AnyEvent
 from events.job import JobFinished, JobMetered, JobSubmitted
+from events.ledger import TREASURY
 from events.task import TasksFailed, TasksFinished, TasksRetried
+from projections.levels import paying
 from services.hosting import React
-from services.ledger import holds
+from services.ledger import holds, rewards
+from services.ledger.machine_time import STANDING_FACTS, Reserved, standing_of
 from services.ledger.state import Ledger, Rules
 
-WANTED: tuple[type[Any], ...] = (JobSubmitted, JobFinished, JobMetered, TasksFinished, TasksFailed, TasksRetried)
+WANTED: tuple[type[Any], ...] = (
+    JobSubmitted, JobFinished, JobMetered, TasksFinished, TasksFailed, TasksRetried, *STANDING_FACTS,
+)  # fmt: skip
 """Of a pool's facts."""
 
 
@@ -44,13 +49,36 @@ def _finished(state: Ledger, command: Settle, event: JobFinished, pool: str, rul
 
 
 def _ended(state: Ledger, command: Settle, event: holds.Ended, pool: str, rules: Rules) -> Sequence[AnyEvent]:
-    charge = holds.decide_ended(state, event, pool, command.react.position, rules, keeps=False)
+    keeps = bool(command.owner) and paying(state.rewards) == rewards.MARKET
+    charge = holds.decide_ended(state, event, pool, command.react.position, rules, keeps=keeps)
     if charge is None:
         return []
-    facts: list[AnyEvent] = [*charge.before, charge.fact]
+    facts: list[AnyEvent] = [*charge.before, charge.fact, *_rewards(state, command, event, charge, rules)]
     if isinstance(event, TasksRetried):
         facts += holds.decide_again(state, event, charge, command.react.at, rules)
     return facts
+
+
+def _rewards(
+    state: Ledger, command: Settle, event: holds.Ended, charge: holds.Charge, rules: Rules
+) -> Sequence[AnyEvent]:
+    """What the worker's owner earns by it; nothing while nobody is known to have the worker."""
+    if not command.owner or event.counted is None:
+        return []
+    hold = state.books.holds[charge.hold]
+    came = sum(posting.amount for posting in charge.fact.postings if posting.credit == TREASURY)
+    settled = rewards.Settled(
+        charge.fact.charge.replace("settle:", "reward:", 1), charge.fact.charge, charge.hold, event.worker,
+        command.owner, charge.owner, event, event.counted.ms, charge.fact.price, charge.fee,
+        Reserved(hold.cpus_milli, hold.memory_bytes, hold.gpus_milli), command.react.at, command.react.position,
+        state.balance(TREASURY) + came, rules.supply_cap - state.books.supply,
+    )  # fmt: skip
+    return rewards.settle(state.rewards, settled)
+
+
+def _stood(state: Ledger, command: Settle, event: Any, pool: str, rules: Rules) -> Sequence[AnyEvent]:
+    standing = state.rewards.standings.get(event.worker)
+    return standing_of(standing, event, command.react.at, command.react.position)
 
 
 _BY_FACT: dict[type[Any], Callable[[Ledger, Settle, Any, str, Rules], Sequence[AnyEvent]]] = {
@@ -60,4 +88,5 @@ _BY_FACT: dict[type[Any], Callable[[Ledger, Settle, Any, str, Rules], Sequence[A
     TasksFinished: _ended,
     TasksFailed: _ended,
     TasksRetried: _ended,
+    **dict.fromkeys(STANDING_FACTS, _stood),
 }

@@ -5,6 +5,7 @@ import msgspec
 from events.catalog import Mark
 from events.ledger import AccountId
 from projections.ledger import Books
+from projections.levels import Rewards
 
 MICRO = 1_000_000
 
@@ -26,6 +27,7 @@ class Ledger(msgspec.Struct):
 
     books: Books = msgspec.field(default_factory=Books)
     writer: str = ""
+    rewards: Rewards = msgspec.field(default_factory=Rewards)
     cursors: dict[str, Mark] = {}
     """How far other subjects were consumed."""
 

@@ -11,7 +11,9 @@ import structlog
 from events import catalog
 from events.catalog import LEDGER_SUBJECT, Unknown
 from events.log import Log, LogUnavailable
+from projections import levels
 from projections.ledger import Books, apply
+from projections.levels import Rewards
 from services.hosting import Snapshots
 from services.ledger.state import Ledger
 
@@ -21,10 +23,10 @@ _log = structlog.get_logger()
 
 
 class LedgerView:
-    """`books` may be looked at."""
+    """`books` and `rewards` may be looked at."""
 
     def __init__(self, log: Log, snapshots: Snapshots[Ledger]) -> None:
-        self.books = Books()
+        self.books, self.rewards = Books(), Rewards()
         self.position = 0
         self.unknown = 0
         self._log, self._snapshots = log, snapshots
@@ -57,7 +59,7 @@ class LedgerView:
             except LogUnavailable:
                 await asyncio.sleep(RETRY_S)
         if (found := self._snapshots.latest(last)) is not None:
-            self.position, self.books = found[0], found[1].books
+            self.position, self.books, self.rewards = found[0], found[1].books, found[1].rewards
 
     def _take(self, event: catalog.AnyEvent | Unknown, at: int) -> None:
         if isinstance(event, Unknown):
@@ -65,6 +67,7 @@ class LedgerView:
             self.unknown += 1
             _log.warning("ledger.unknown_event", tag=event.tag)
         apply(self.books, event, at)
+        levels.apply(self.rewards, event, at)
 
     async def wait_caught_up(self) -> None:
         """Until the end of the log was seen."""

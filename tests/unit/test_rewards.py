@@ -21,10 +21,11 @@ from projections import levels
 from projections.levels import Rewards
 from services.hosting import Refused
 from services.ledger import rewards
+from services.ledger.commands import Correction, ListOwner, Rebase, SetPolicy
 from services.ledger.machine_time import Reserved
 from services.ledger.policies.base import case_of
 from services.ledger.policies.registry import BY_KEY
-from services.ledger.rewards import Correction, ListOwner, Rebase, SetPolicy, Settled, pay
+from services.ledger.rewards import Settled, pay
 
 GIB = 1 << 30
 HOUR_MS = 3_600_000

@@ -34,6 +34,7 @@ from web.client.finished import Finished
 from web.client.http import TRY_S_MAX, Http, Query
 from web.client.ledger import AsyncLedger
 from web.client.people import AsyncPeople
+from web.client.rewards import AsyncRewards
 from web.client.types import AnyJob, Job, JobResult, Piece, id_of
 from web.usage_schema import UsageView
 
@@ -62,6 +63,7 @@ class AsyncHive:
         self.access = AsyncAccess(self._ask)
         self.costs = AsyncCosts(self._ask)
         self.people = AsyncPeople(self._ask)
+        self.rewards = AsyncRewards(self._ask)
         """Keys, enrolment tokens, identities of workers."""
         self.ledger = AsyncLedger(self._http)
 
