@@ -5,7 +5,7 @@
 """
 
 import re
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -22,6 +22,9 @@ MEMORY_BYTES_MAX = 64 * 1024**4
 GPU_MEMORY_BYTES_MAX = 1024**4
 GPU_SHARE_MIN = 0.02
 TIME_LIMIT_S_MAX = 366 * 86400
+GRACE_S_MAX = 3600
+StopSignal = Literal["TERM", "INT", "HUP", "QUIT", "USR1", "USR2"]
+STOP_SIGNALS: tuple[StopSignal, ...] = get_args(StopSignal)
 AFTER_MAX = 1000
 INPUTS_MAX = 100
 RESULTS_MAX = 100
@@ -76,6 +79,8 @@ class TaskText(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     gpus: float = 0.0
     gpu_memory: int = 0
     gpu_model: str = ""
+    stop_signal: StopSignal = "TERM"
+    grace: float = 5.0
 
 
 class RetrySpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
@@ -103,7 +108,8 @@ class JobSpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_
     as its arguments. `image_secret` is a secret of the form NAME:PASSWORD for the registry of `image`. `network` none, or
     `hosts` alone, or full; `disk` bytes of the task's folder, `pids` processes, `swap` bytes beyond `memory`. `gpus`: so many
     whole GPUs for each task, or a share of one (0.25: up to four tasks on a GPU), each with `gpu_memory` bytes for it and
-    of `gpu_model`. It is refused when it may cost more than `max_cpt` (docs/prices.md;
+    of `gpu_model`. A task that is cancelled or out of time gets `stop_signal`, and after `grace` seconds all of it is killed.
+    It is refused when it may cost more than `max_cpt` (docs/prices.md;
     0: no limit of its own), and never costs more.
     """
 
@@ -141,6 +147,8 @@ class JobSpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_
     pids: int = 0
     swap: int = 0
     max_cpt: float = 0.0
+    stop_signal: StopSignal = "TERM"
+    grace: float = 5.0
 
 
 def _between(field: str, value: float, low: float, high: float, unit: str = "") -> None:
@@ -185,6 +193,7 @@ def check_spec(spec: JobSpec, field: str = "") -> None:
     _check_gpus(spec, at)
     _between(f"{at}time_limit", spec.time_limit, 0, TIME_LIMIT_S_MAX, " seconds (0: none)")
     _between(f"{at}max_cpt", spec.max_cpt, 0, CPT_MAX, " CPT (0: no limit)")
+    _between(f"{at}grace", spec.grace, 0, GRACE_S_MAX, " seconds (0: killed at once)")
     _between(f"{at}lost_after", spec.lost_after, 15, 7 * 86400, " seconds")
     for cause in ("exit", "oom", "timeout", "lost", "rejected", "output_lost"):
         _between(f"{at}retries.{cause}", getattr(spec.retries, cause), 0, RETRIES_MAX)
@@ -270,7 +279,7 @@ def text_of(spec: JobSpec) -> TaskText:
     return TaskText(
         spec.command, spec.name, spec.labels, spec.env, spec.cwd, spec.image, spec.inputs, spec.each, spec.results,
         secrets, spec.params, spec.commands, spec.entry, spec.pull, spec.network, spec.hosts, spec.disk, spec.pids, spec.swap,
-        spec.gpus, spec.gpu_memory, spec.gpu_model,
+        spec.gpus, spec.gpu_memory, spec.gpu_model, spec.stop_signal, spec.grace,
     )  # fmt: skip
 
 

@@ -230,7 +230,7 @@ def job_view(row: JobRow, keys: Keys, full: bool, cost: schema.JobCost | None = 
         shown.inputs, shown.each, shown.results, erased, shown.secrets, shown.params,
         shown.commands,
         shown.entry, shown.pull, shown.network, shown.hosts, shown.disk, shown.pids, shown.swap,
-        shown.gpus, shown.gpu_memory, shown.gpu_model, cost,
+        shown.gpus, shown.gpu_memory, shown.gpu_model, cost, shown.stop_signal, shown.grace,
     )  # fmt: skip
 
 

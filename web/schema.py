@@ -13,7 +13,7 @@ from events.inputs import Input, Param
 from events.job import Kind
 from events.limits import Network, Pull
 from events.protocol import HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN
-from events.spec import SecretUse
+from events.spec import SecretUse, StopSignal
 from events.task import AttemptEnd, Detail
 from projections.levels import LevelName
 from projections.rows import JobState, TaskState, WorkerState
@@ -138,6 +138,8 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     gpu_memory: int = 0
     gpu_model: str = ""
     cost: JobCost | None = None
+    stop_signal: StopSignal = "TERM"
+    grace: float = 5.0
 
 
 class JobsAnswer(msgspec.Struct, frozen=True, gc=False):

@@ -215,7 +215,7 @@ class Agent:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
         if not quit_.code or quit_.code == EXIT_SUPERSEDED:
-            self._shell.keeper.leave()
+            await self._shell.keeper.leave()
         if quit_.code:
             _log.error("worker.stopped", why=quit_.why)
             sys.stderr.write(f"worker {options.worker}: {quit_.why}\n")

@@ -5,9 +5,12 @@ their task, and reaped.
 import contextlib
 import os
 import signal
+import time
 
 from worker import tree
 from worker.state import Key
+
+REST_ROUNDS_MAX, REST_PAUSE_S = 100, 0.001
 
 
 class Orphans:
@@ -32,6 +35,16 @@ class Orphans:
     def of(self, key: Key) -> list[int]:
         """The orphans that a running task started."""
         return [pid for pid, owner in self._of.items() if owner == key] if self._of else []
+
+    def end_all_of(self, key: Key, ours: set[int], others: set[Key]) -> None:
+        """End what a task left that has ended, so that it is gone before anybody is told. Blocks, for a moment at most."""
+        running = {f"{lease}.{index}": (lease, index) for lease, index in others}
+        self.look(ours, {**running, f"{key[0]}.{key[1]}": key})  # meet them as its own
+        for _ in range(REST_ROUNDS_MAX):
+            self.look(ours, running)
+            if key not in self._of.values() and {key} not in self._unmarked.values():
+                return
+            time.sleep(REST_PAUSE_S)
 
     def look(self, ours: set[int], running: dict[str, Key]) -> None:
         """End the orphans of tasks that are gone, and reap the dead. `running`: tasks by their mark."""

@@ -16,7 +16,7 @@ from worker import gpus, machine
 from worker.api import Unavailable
 from worker.confine import Confiner
 from worker.emits import emits, emitted
-from worker.executors.base import GRACE_S, STDERR, Failed, Launch, Ran, Rejected
+from worker.executors.base import STDERR, Failed, Launch, Ran, Rejected
 from worker.inputs import environment
 from worker.keeper import wire
 from worker.keeper.client import KeeperClient, ran_of
@@ -269,7 +269,8 @@ class Shell:
             self._check(key)
         elif key in self.keeper.running:
             # A worker that stops now does not wait; a cancelled task may clean up.
-            self.keeper.kill(key, kill.end, kill.reason, 0 if kill.end == "lost" else GRACE_S)
+            grace = 0 if kill.end == "lost" else self.state.running[key].order.text.grace
+            self.keeper.kill(key, kill.end, kill.reason, grace)
 
     # An earlier agent's
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from events.spec import BadSpec, Input, JobSpec, SecretUse, check_spec
+from events.spec import STOP_SIGNALS, BadSpec, Input, JobSpec, SecretUse, check_spec
 from services.cli import hints, inputs, options
 from services.cli.context import Context, command
 from services.cli.failure import Exit, Failure
@@ -68,6 +68,10 @@ if TYPE_CHECKING:
 @click.option("--host", "hosts", multiple=True, metavar="NAME[:PORT]", help="Reach these hosts alone; repeatable.")
 @click.option("--disk", type=SIZE, default=0, help="How large the task's folder may get [as the worker gives].")
 @click.option("--pids", type=int, default=0, help="How many processes a task may have [as the worker gives].")
+@click.option(
+    "--stop-signal", type=click.Choice(STOP_SIGNALS), default="TERM", help="What a task is asked to stop with [TERM]."
+)
+@click.option("--grace", type=DURATION, default=5.0, help="How long it then has before all of it is killed [5s].")
 @click.option("--swap", type=SIZE, default=0, help="How much a container may swap beyond its memory [nothing].")
 @click.option(
     "--retries", type=int, default=None, metavar="N", help="Tries after a task failed by itself: exit, oom or timeout."
@@ -157,6 +161,8 @@ def spec_of(
         disk=asked["disk"],
         pids=asked["pids"],
         swap=asked["swap"],
+        stop_signal=asked["stop_signal"],
+        grace=asked["grace"],
         secrets=[SecretUse(name, variable) for variable, name in asked["secrets"]],
         max_cpt=asked["max_cpt"],
     )

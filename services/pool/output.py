@@ -34,9 +34,11 @@ class OutputDesk:
         outputs: Outputs,
         say: Callable[[WorkerId, str, Output, Stored | Denied], None],
         is_current: Callable[[WorkerId, Piece | Progress], bool],
+        may_return: Callable[[WorkerId, Piece], bool],
         when_certain: Callable[[Callable[[], None]], None],
     ) -> None:
         self._outputs, self._say, self._is_current, self._when_certain = outputs, say, is_current, when_certain
+        self._may_return = may_return
         self._progress: dict[tuple[JobId, int], Progress] = {}
         self._waiting: deque[tuple[WorkerId, str, Output]] = deque()
         self._of: Counter[WorkerId] = Counter()
@@ -111,7 +113,9 @@ class OutputDesk:
                 self._when_certain(lambda w=worker, r=reply, o=output, s=offsets: self._refuse(w, r, o, s))
 
     def _refuse(self, worker: WorkerId, reply: str, output: Output, offsets: list[int]) -> None:
-        """Answer with what is not wanted, unless it turned out to be wanted after all: then it is to be sent again."""
-        again = zip(output.pieces, offsets, strict=True)
-        if not any(offset == NOT_WANTED and self._is_current(worker, piece) for piece, offset in again):
+        """Answer with what is not wanted, unless it turned out to be wanted after all, or may be once the worker has said
+        hello: then it is to be sent again.
+        """
+        unwanted = [piece for piece, offset in zip(output.pieces, offsets, strict=True) if offset == NOT_WANTED]
+        if not any(self._is_current(worker, piece) or self._may_return(worker, piece) for piece in unwanted):
             self._say(worker, reply, output, Stored(offsets))

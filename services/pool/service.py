@@ -106,7 +106,7 @@ class PoolService:
         self._monotonic = monotonic
         self._liveness = Liveness(monotonic)
         self._admission = Admission()
-        self._desk = OutputDesk(outputs, self._say_of_output, self._is_current, self._when_certain)
+        self._desk = OutputDesk(outputs, self._say_of_output, self._is_current, self._may_return, self._when_certain)
         self._polls = PollDesk(self.writer, book, self._say_to_poll, self._clock, monotonic)
         # A drain may be taken back while nobody leads, so it is left to be asked again.
         self._asks: AskDesk[commands.Command] = AskDesk(
@@ -242,6 +242,12 @@ class PoolService:
         if lease is None or job is None or lease.worker != worker or lease.job != piece.job:
             return False
         return job.active.get(piece.index) == piece.lease
+
+    def _may_return(self, worker: WorkerId, piece: Piece) -> bool:
+        """Whether the worker, thought lost, may still take this attempt back with its next hello."""
+        job = self.writer.state.jobs.get(piece.job)
+        retry = job.retry.get(piece.index) if job is not None else None
+        return retry is not None and retry.worker == worker and retry.lease == piece.lease
 
     def _when_certain(self, then: Callable[[], None]) -> None:
         """Call `then` once the state is known to be what the log says."""

@@ -193,3 +193,35 @@ async def test_killed_twenty_times_at_any_point(rig: Rig, agents: Agents, seed: 
         assert (ended.end, ended.code) == ("exit", index + 1)
         assert rig.pool.text(lease, index) == whole[index]
         assert ended.details[0].out == hashlib.sha256(bytes(rig.pool.outputs[lease, index])).hexdigest()
+
+
+async def test_a_task_that_ignores_signals_and_double_forks_is_gone_when_it_is_told(rig: Rig, agents: Agents) -> None:
+    fork = (
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "pids = []\n"
+        "for _ in range(3):\n"
+        "  r, w = os.pipe()\n"
+        "  if not os.fork():\n"
+        "    os.setsid()\n"
+        "    if pid := os.fork(): os.write(w, b'%d' % pid); os._exit(0)\n"
+        "    time.sleep(600)\n"
+        "  pids.append(os.read(r, 20).decode())\n"
+        "print(*pids, flush=True)\ntime.sleep(600)\n"
+    )
+    text = TaskText(command=["python3", "-c", fork], stop_signal="INT", grace=0.3)
+    lease = rig.pool.run([0, 0], text)
+    await rig.pool.until(lambda: rig.pool.text(lease).endswith(b"\n"), "process ids")
+    rig.pool.say(Cancel(rig.pool.number(), JOB))
+    ended = await rig.pool.ended(lease)
+    assert ended.end == "cancelled"
+    assert all(tree.is_dead(int(pid)) for pid in rig.pool.text(lease).split())
+
+
+async def test_the_signal_of_choice_is_the_first(rig: Rig, agents: Agents) -> None:
+    script = "trap 'echo heard; exit 0' USR1; echo ready; while :; do sleep 0.01; done"
+    lease = rig.pool.run([0, 0], TaskText(command=["sh", "-c", script], stop_signal="USR1", grace=60))
+    await said(rig, lease, b"ready\n")
+    rig.pool.say(Cancel(rig.pool.number(), JOB))
+    assert (await rig.pool.ended(lease)).end == "cancelled"
+    assert rig.pool.text(lease) == b"ready\nheard\n"

@@ -9,7 +9,7 @@ from events.base import Digest
 from events.inputs import Param
 from events.job import Kind
 from events.limits import Network, Pull
-from events.spec import Each, Input, JobSpec, RetrySpec, SecretUse
+from events.spec import Each, Input, JobSpec, RetrySpec, SecretUse, StopSignal
 from projections.rows import JobState
 from web import schema
 from web.client import codec
@@ -61,6 +61,8 @@ class Fields(TypedDict, total=False):
     pids: int
     swap: int
     max_cpt: float
+    stop_signal: StopSignal
+    grace: float
 
 
 class JobsWanted(TypedDict, total=False):

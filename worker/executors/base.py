@@ -105,7 +105,7 @@ class Executor(Protocol):
         ...
 
     def kill(self, key: Key, end: AttemptEnd, reason: str, grace_s: float = GRACE_S) -> None:
-        """End an attempt with all it started: SIGTERM, and SIGKILL after `grace_s` (0: at once). Its `Ran` says `end`,
+        """End an attempt with all it started: the job's stop signal, and SIGKILL after `grace_s` (0: at once). Its `Ran` says `end`,
         unless it ended by itself before. Nothing for one that does not run.
         """
         ...

@@ -267,19 +267,24 @@ class ContainerExecutor:
     def _time_up(self, key: Key) -> None:
         found = self.running.get(key)
         if found is not None and found.end is None:
-            self.kill(key, "timeout", f"ran longer than its time limit of {found.order.time_limit_ms / 1000:g} s")
+            self.kill(
+                key,
+                "timeout",
+                f"ran longer than its time limit of {found.order.time_limit_ms / 1000:g} s",
+                found.order.text.grace,
+            )
 
     # Ending
 
     def kill(self, key: Key, end: AttemptEnd, reason: str, grace_s: float = GRACE_S) -> None:
-        """End a task's container: SIGTERM, and SIGKILL after `grace_s` (0: at once)."""
+        """End a task's container: the job's stop signal, and SIGKILL after `grace_s` (0: at once)."""
         found = self.running.get(key)
         if found is None:
             return
         if found.end is None:
             found.end, found.reason = end, reason
         if grace_s:
-            self._run(self._signal(found, "SIGTERM"))
+            self._run(self._signal(found, f"SIG{found.order.text.stop_signal}"))
             found.timers.append(self._loop.call_later(grace_s, self._kill_now, found))
         else:
             self._kill_now(found)

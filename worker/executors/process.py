@@ -286,6 +286,8 @@ class ProcessExecutor:
         killed = code == -signal.SIGKILL and ran.memory_peak >= limit * OOM_SHARE
         if process.end is None and limit and (killed or (oom and code)):
             ran.end, ran.reason = "oom", over_limit(limit)
+        if process.watched:
+            self._orphans.end_all_of(process.key, {one.pid for one in self.running.values()}, set(self.running))
         self._on_ended(ran)
 
     @staticmethod
@@ -356,12 +358,12 @@ class ProcessExecutor:
         process = self.running[key]
         if process.end is None:
             limit = process.order.time_limit_ms / 1000
-            self.kill(key, "timeout", f"ran longer than its time limit of {limit:g} s")
+            self.kill(key, "timeout", f"ran longer than its time limit of {limit:g} s", process.order.text.grace)
 
     # Ending
 
     def kill(self, key: Key, end: AttemptEnd, reason: str, grace_s: float = GRACE_S) -> None:
-        """End a task with all its processes: SIGTERM, and SIGKILL after `grace_s` (0: at once)."""
+        """End a task with all its processes: the job's stop signal, and SIGKILL after `grace_s` (0: at once)."""
         process = self.running.get(key)
         if process is None:
             return
@@ -370,7 +372,7 @@ class ProcessExecutor:
         if process.grace is not None:
             process.grace.cancel()
         if grace_s:
-            self._signal(process, signal.SIGTERM)
+            self._signal(process, signal.Signals[f"SIG{process.order.text.stop_signal}"])
             process.grace = self._loop.call_later(grace_s, self._signal, process, signal.SIGKILL)
         else:
             self._signal(process, signal.SIGKILL)

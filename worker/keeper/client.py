@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import select
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterable
@@ -18,7 +19,7 @@ from events.task import AttemptEnd
 from infra.link import Link, LinkDown, LinkTimeout, NoResponders
 from worker.executors.base import GRACE_S, Launch, Ran, Rejected
 from worker.keeper import wire
-from worker.keeper.line import SOCKET, Line, connected
+from worker.keeper.line import LEAVE_S, SOCKET, Line, connected
 from worker.state import Key
 from worker.voice import Voice
 
@@ -145,10 +146,15 @@ class KeeperClient:
                     env={name: os.environ[name] for name in PASSED if name in os.environ},
                 )  # fmt: skip
 
-    def leave(self) -> None:
-        """End everything that it keeps, and the keeper."""
-        self._say(wire.Leave())
-        self.flush()
+    async def leave(self) -> None:
+        """End everything that it keeps, and the keeper; return once it has gone, after some seconds at most."""
+        self._closed = True
+        with contextlib.suppress(ProcessLookupError):
+            pidfd = os.pidfd_open(self.pid)
+            self._say(wire.Leave())
+            self.flush()
+            await asyncio.to_thread(select.select, [pidfd], [], [], LEAVE_S)
+            os.close(pidfd)
 
     def close(self) -> None:
         """Hang up: the next agent finds the keeper with all that it has."""
@@ -167,6 +173,8 @@ class KeeperClient:
 
     def lost(self) -> None:
         """The keeper hung up."""
+        if self._closed:
+            return
         if not self._welcome.done():
             self._line = None
             self._welcome.set_exception(KeeperAway("it ended"))
@@ -331,7 +339,8 @@ class KeeperClient:
 
     def _renew(self) -> None:
         """Let this keeper go: the next one is of our version."""
-        self.leave()
+        self._say(wire.Leave())
+        self.flush()
         self._hang_up()
         (self._folder / SOCKET).unlink(missing_ok=True)
 
