@@ -37,7 +37,7 @@ class Process:
         """Start it and wait until the pool knows it."""
         # The program reads its options from the standard input: a key is never on a command line.
         given = msgspec.to_builtins(rig.options(**more), enc_hook=str)
-        options = {name: value for name, value in given.items() if not name.endswith("_trust")}
+        options = {name: value for name, value in given.items() if not name.endswith(("_trust", "rules"))}
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", PROGRAM, cwd=ROOT, stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
