@@ -148,7 +148,7 @@ def pay(
     \b
     Examples:
       hivectl ledger pay issue treasury=5000
-      hivectl ledger pay payout --file payouts.txt --key november
+      hivectl ledger pay payout --file payouts.txt --idempotency-key november
       hivectl ledger pay correction bob=2 --cites tq3v5mnbd2krw7aef
     """
     wanted = [*legs, *(read_legs(file) if file else [])]

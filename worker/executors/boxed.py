@@ -7,12 +7,25 @@ import os
 
 from worker import tree
 from worker.executors import bubblewrap
-from worker.executors.base import Box, Rejected
+from worker.executors.base import Box, Rejected, why_not
 
 _JOIN = 'for g in $1; do echo 0 > "$g/cgroup.procs" || exit 125; done; shift; exec "$@"'
 """What goes into a group cannot fork before it is there."""
 CLEAN_PATH = os.defpath
 PIPE_BYTES_MIN = 4096
+
+
+def check_program(args: list[str], folder: str, box: Box) -> None:
+    """Whether a program that is named by its path can be run, as far as that can be seen from outside, with the task's
+    working folder as ours: inside of the box it would be the box that fails. Raises Rejected.
+    """
+    path = args[0]
+    if box.prefix and path.startswith(f"{bubblewrap.HOME}/"):
+        path = folder + path.removeprefix(bubblewrap.HOME)
+    if not os.path.lexists(path):
+        raise Rejected(why_not(args, FileNotFoundError()))
+    if os.path.isdir(path) or (os.path.exists(path) and not os.access(path, os.X_OK)):
+        raise Rejected(why_not(args, PermissionError()))
 
 
 class Start:

@@ -19,7 +19,7 @@ from worker import tree
 from worker.emits import EMIT_FILE
 from worker.executors.attempt import YOUNG_S, Process, group_of
 from worker.executors.base import GRACE_S, Box, Launch, Ran, Rejected, keep_to_ourselves, over_limit
-from worker.executors.boxed import Start
+from worker.executors.boxed import Start, check_program
 from worker.executors.cgroups import Cgroups
 from worker.executors.container_config import proxy_environment
 from worker.executors.spawner import STDERR, STDOUT, Spawner
@@ -189,7 +189,9 @@ class ProcessExecutor:
         args = launch.args
         if not args or not args[0]:
             raise Rejected("the command is empty; name a program")
-        if "/" not in args[0] and env["PATH"] == PATH:
+        if "/" in args[0]:
+            check_program(args, launch.folder, box)
+        elif env["PATH"] == PATH:
             self._spawner.find(args[0], PATH)
         groups: list[str] = []
         if box.cgroup and self._cgroups is not None:
