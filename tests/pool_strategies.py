@@ -15,7 +15,7 @@ CAPACITIES = st.builds(
     st.sampled_from([1000, 2000, 4000]),
     st.sampled_from([GIB, 4 * GIB]),
     st.sampled_from([("process", "noop")] * 4 + [("noop",)]),
-    st.sampled_from([(), tuple(gpus(2, 4)), tuple(gpus(1, 4))]),
+    gpus=st.sampled_from([(), tuple(gpus(2, 4)), tuple(gpus(1, 4))]),
 )
 GPU_NEEDS = st.sampled_from(
     [(0, 0, "")] * 4 + [(1000, 0, ""), (500, 0, ""), (250, GIB, "a100"), (2000, 2 * GIB, ""), (500, 3 * GIB, "h100")]
