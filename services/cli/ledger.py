@@ -44,7 +44,10 @@ AMOUNT = Parsed("CPT", parse_amount)
 LEG = Parsed("WHO=CPT", parse_leg)
 _user = click.option("--user", default="", help="Of another user (id); needs the right to see everybody's.")
 key_option = click.option(
-    "--idempotency-key", "key", default="", help="A text of your own: with the same one this is done once, however often you ask."
+    "--idempotency-key",
+    "key",
+    default="",
+    help="A text of your own: with the same one this is done once, however often you ask.",
 )
 
 
