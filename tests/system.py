@@ -26,8 +26,10 @@ START_S = 60.0
 STOP_S = 20.0
 LOOK_S = 0.02
 ROOT = Path(__file__).parent.parent
-FREE = {"HIVE_ECONOMY": "off"}
-"""The hives of tests and benchmarks whose matter is not money: nothing costs anything there. Those of money ask for it."""
+PLAIN = {"HIVE_ECONOMY": "off", "HIVE_ISOLATION": "none"}
+"""The hives of tests and benchmarks whose matter is neither money nor isolation: nothing costs anything there, and tasks are
+processes of this machine, which see its files. Those whose matter it is ask for it.
+"""
 
 
 class SystemFailed(Exception):
@@ -46,7 +48,7 @@ class System:
     def spawn(self, *arguments: str, environ: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
         """`hivectl` with these arguments, in the background."""
         env = {name: value for name, value in os.environ.items() if not name.startswith("HIVE_")}
-        env |= {"HIVE_DATA": str(self.folder.root), "NO_COLOR": "1", **FREE, **(environ or {})}
+        env |= {"HIVE_DATA": str(self.folder.root), "NO_COLOR": "1", **PLAIN, **(environ or {})}
         with self.log.open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "services.cli.main", *arguments],
