@@ -23,7 +23,7 @@ class TestTasks:
         assert len(hello.nonce) == 32
         assert hello.boot == boot_id()
         assert hello.capacity.cpus_milli == 2000
-        assert hello.capacity.kinds == ("process", "noop")
+        assert hello.capacity.kinds == ("process", "noop", "shell", "python")
 
     async def test_exit_codes_output_and_use(self, at_work: Rig) -> None:
         pool = at_work.pool
@@ -60,7 +60,7 @@ class TestTasks:
         lease = rig.pool.sh("env | cut -d= -f1 | sort | tr '\\n' ' '; ls /proc/self/fd | wc -l; umask")
         await rig.pool.ended(lease)
         *names, fds, _ = rig.pool.text(lease).decode().split()
-        ours = {"HIVE_JOB", "HIVE_INDEX", "HIVE_COUNT", "HIVE_ATTEMPT", "HIVE_WORKER", "HIVE_TASK"}
+        ours = {"HIVE_JOB", "HIVE_INDEX", "HIVE_COUNT", "HIVE_ATTEMPT", "HIVE_EMIT", "HIVE_WORKER", "HIVE_TASK"}
         assert ours <= set(names) <= ours | {"PATH", "HOME", "LANG", "TMPDIR", "PWD", "OLDPWD", "SHLVL", "_"}
         assert int(fds) <= 4
 
@@ -115,10 +115,10 @@ class TestLimits:
 
     async def test_memory_of_the_whole_tree(self, at_work: Rig) -> None:
         hog = "import time; x = bytearray(80_000_000); time.sleep(60)"
-        ended = await at_work.pool.ended(at_work.pool.sh(f"python3 -c '{hog}' & wait", memory_bytes=50_000_000))
+        ended = await at_work.pool.ended(at_work.pool.sh(f"python3 -c '{hog}' & wait $!", memory_bytes=50_000_000))
         assert ended.end == "oom"
         assert "its 47.7 MiB of memory" in ended.reason
-        assert ended.details[0].memory_peak > 50_000_000
+        assert ended.details[0].memory_peak > 45_000_000
 
     async def test_use_is_measured(self, at_work: Rig) -> None:
         work = "x = bytearray(300_000_000)\nfor i in range(10_000_000): pass"
@@ -128,6 +128,11 @@ class TestLimits:
         assert detail.memory_peak > 250_000_000
         assert 50_000_000 < detail.memory_avg <= detail.memory_peak
         assert 100 < detail.cpu_ms <= detail.wall_ms * 1.5
+
+
+def _resident() -> int:
+    """Bytes that this process, its keeper and their tasks hold."""
+    return sum(one.memory_info().rss for one in (Process(), *Process().children(recursive=True)))
 
 
 class TestTrees:
@@ -209,14 +214,14 @@ class TestOutput:
         pool = at_work.pool
         pool.take_output = False
         flag = at_work.root / "done"
-        before = Process().memory_info().rss
+        before = _resident()
         flood = pool.sh(f"head -c {FLOOD_BYTES} /dev/zero; touch {flag}; sleep 600")
         async with asyncio.timeout(30):
             while not flag.exists():
                 await asyncio.sleep(0.01)
-        spooled = at_work.root / "spool" / "output" / f"{flood}.0.out"
-        assert spooled.stat().st_size >= FLOOD_BYTES * 0.97
-        assert Process().memory_info().rss - before < FLOOD_BYTES / 2
+        assert _resident() - before < FLOOD_BYTES / 2
+        pool.take_output = True
+        await pool.until(lambda: len(pool.outputs.get((flood, 0), b"")) >= FLOOD_BYTES, "all of it comes")
 
     async def test_beyond_the_bound_it_is_cut_with_a_mark(self, rig: Rig) -> None:
         await rig.start(spool_bytes_max=300_000)
@@ -227,5 +232,5 @@ class TestOutput:
             while not flag.exists():
                 await asyncio.sleep(0.01)
         rig.pool.take_output = True
-        await rig.pool.until(lambda: b"output cut" in bytes(rig.pool.outputs.get((lease, 0), b"")), "the mark comes")
+        await rig.pool.until(lambda: b"output left out here" in bytes(rig.pool.outputs.get((lease, 0), b"")), "the mark comes")
         assert len(rig.pool.outputs[lease, 0]) <= 301_000

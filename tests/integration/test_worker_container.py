@@ -101,7 +101,7 @@ def sh(rig: Rig, script: str, **more: Any) -> int:
 
 async def test_the_capacity_says_so(rig: Rig) -> None:
     capacity = rig.pool.hellos[0][1].capacity
-    assert capacity.kinds == ("process", "noop", "shell", "container")
+    assert capacity.kinds == ("process", "noop", "shell", "python", "container")
     assert "container:pids" in capacity.features
     assert "container:network" in capacity.features
 
