@@ -16,6 +16,7 @@ import pytest
 
 from events import catalog
 from events.ledger import TransferPosted
+from infra.settings import Settings
 from services.ledger.state import MICRO
 from tests.ledger_by_hand import by_hand
 from tests.system import ROOT, System, system
@@ -145,4 +146,4 @@ async def test_killed_at_random_points(tmp_path: Path, seed: int) -> None:
     assert all(posted[name] <= position for name, position in done.items()), "an answer's position says it"
     hand = by_hand(entry.data for entry, _ in entries)
     paid = len([name for name in posted if not name.startswith("grant:")])
-    assert hand.found()["user:admin"] == 100 * MICRO - paid
+    assert hand.found()["user:admin"] == Settings().admin_grant_cpt * MICRO - paid

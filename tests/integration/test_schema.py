@@ -257,7 +257,7 @@ async def _admins_things(hive: Api) -> Things:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800 if _DEEP else 120)
+@pytest.mark.timeout(1800 if _DEEP else 400)
 async def test_every_operation_is_as_the_document_says_for_everybody(
     tmp_path: Path, database: Database, seed: int
 ) -> None:
