@@ -232,5 +232,7 @@ class TestOutput:
             while not flag.exists():
                 await asyncio.sleep(0.01)
         rig.pool.take_output = True
-        await rig.pool.until(lambda: b"output left out here" in bytes(rig.pool.outputs.get((lease, 0), b"")), "the mark comes")
+        await rig.pool.until(
+            lambda: b"output left out here" in bytes(rig.pool.outputs.get((lease, 0), b"")), "the mark comes"
+        )
         assert len(rig.pool.outputs[lease, 0]) <= 301_000
