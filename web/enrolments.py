@@ -57,7 +57,11 @@ async def make_enrolment(core: CoreArg, request: AnyRequest, data: JSONBody[Enro
     text = new_text("hivw")
     digest = digest_of(text)
     ends_at = _now() + data.expires_in * 1000
-    labels = core.keys.seal(owner, msgspec.json.encode(data.labels)) if data.labels else None
+    labels = (
+        core.keys.seal(owner, msgspec.json.encode(data.labels))
+        if data.labels and owner in core.access.state.users
+        else None
+    )
     command = IssueEnrolment(id_of("e", digest), owner, digest, core.pool, data.uses, ends_at, labels)
     await administer(core, caller, command, "enrolment.issue", command.enrolment)
     made = _view(command.enrolment, core.access.state.enrolments[command.enrolment])

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from litestar import get, post
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, FromQuery, JSONBody
 from litestar.response import Stream
 
@@ -49,6 +50,7 @@ ALL = "money:all"
 BODY_BYTES_MAX = 256 * 1024
 PENDING_SHOWN_MAX = 1000
 _MONTH = re.compile(r"(\d{4})-(0[1-9]|1[0-2])\Z")
+CSV = "text/csv; charset=utf-8"
 CSV_HEAD = ("at", "id", "fact", "kind", "amount_cpt", "amount_micro", "other", "memo", "cites", "position")
 
 
@@ -309,7 +311,16 @@ async def statement(
     )  # fmt: skip
 
 
-@get("/v1/ledger/statement.csv", needs=SEES, summary="A month of an account as CSV", responses=problems())
+@get(
+    "/v1/ledger/statement.csv",
+    needs=SEES,
+    summary="A month of an account as CSV",
+    media_type=CSV,
+    responses={
+        200: ResponseSpec(bytes, generate_examples=False, description="A line each", media_type=CSV),
+        **problems(),
+    },
+)
 async def statement_csv(
     core: CoreArg, request: AnyRequest, month: FromQuery[str] = "", user: FromQuery[str] = ""
 ) -> Stream:
@@ -328,7 +339,7 @@ async def statement_csv(
             yield _csv((*about, _inert(one.memo), one.cites, one.position))
 
     headers = {"Content-Disposition": f'attachment; filename="statement-{month}.csv"'}
-    return Stream(lines(), media_type="text/csv; charset=utf-8", headers=headers)
+    return Stream(lines(), media_type=CSV, headers=headers)
 
 
 def _csv(fields: tuple[str, ...]) -> bytes:

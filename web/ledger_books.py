@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from litestar import get
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromQuery
 from litestar.response import Stream
 
@@ -52,7 +53,11 @@ async def accounts(
     needs=READ,
     summary="The ledger's log, to audit",
     description="One message a line, as it is on the log; what is sealed stays so. See docs/ledger.md.",
-    responses=problems(),
+    media_type="application/x-ndjson",
+    responses={
+        200: ResponseSpec(bytes, generate_examples=False, description="The log", media_type="application/x-ndjson"),
+        **problems(),
+    },
 )
 async def export(core: CoreArg) -> Stream:
     """From the first message to the last one as of now."""

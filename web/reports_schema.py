@@ -3,7 +3,6 @@
 import msgspec
 
 from events.base import Digest, WorkerId
-from events.task import AttemptEnd
 
 
 class ReportView(msgspec.Struct, frozen=True, gc=False):
@@ -31,7 +30,7 @@ class TaskReport(msgspec.Struct, frozen=True, gc=False):
     lease: int
     worker: WorkerId
     kind: str
-    end: AttemptEnd | str
+    end: str
     code: int
     position: str
     digest: Digest

@@ -120,7 +120,9 @@ def test_files_go_in_and_results_come_out(hive: Hive, tmp_path: Path) -> None:
     (tmp_path / "numbers").write_bytes(b"2\n1\n")
     words = ("--input", f"{tmp_path / 'numbers'}=in/n", "--result", "out/sorted", "--wait", "--json")
     job = json.loads(hive.ok("submit", *words, "--", "sh", "-c", "mkdir out && sort in/n > out/sorted"))["job"]
-    assert hive.ok("result", job, "--to", str(tmp_path / "got")).strip() == str(tmp_path / "got" / "out" / "sorted")
+    assert hive.ok("result", job, "--quiet", "--to", str(tmp_path / "got")).strip() == str(
+        tmp_path / "got" / "out" / "sorted"
+    )
     assert (tmp_path / "got" / "out" / "sorted").read_bytes() == b"1\n2\n"
     listed = json.loads(hive.ok("result", job, "--json"))
     assert [(one["path"], one["size"]) for one in listed] == [("out/sorted", 4)]
@@ -201,7 +203,9 @@ def test_blobs(hive: Hive, tmp_path: Path) -> None:
 def test_the_event_tail(hive: Hive) -> None:
     id = json.loads(hive.ok("submit", "--wait", "--json", "--", "true"))["job"]
     lines = hive.ok("tail", "--since", "1h", "--job", id, "--no-follow").splitlines()
-    assert [line.split()[1] for line in lines if "job." in line] == ["job.submitted", "job.finished"]
+    assert [line.split()[1] for line in lines if "job." in line] == [
+        *("job.submitted", "job.held", "job.runnable", "job.finished")
+    ]
     shown = [json.loads(line) for line in hive.ok("tail", "--from", "1.1", "--no-follow", "--json").splitlines()]
     assert shown[0]["position"] == "1.1"
     only = hive.ok("tail", "--from", "1.1", "--type", "job.submitted", "--no-follow", "--json").splitlines()

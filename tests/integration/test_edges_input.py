@@ -23,8 +23,16 @@ ZEROS = "0" * 64
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     one = Up(tmp_path_factory.mktemp("input") / "hive")
-    yield one.start("--workers", "0")
+    one.start("--workers", "0")
+    one.until("all that comes at a first start is on the log", lambda: _started(one))
+    yield one
     one.close()
+
+
+def _started(up: Up) -> bool:
+    """Whether each writer took its place, and the admin has its grant."""
+    _, log, _ = up.ctl("tail", "--from", "1.1", "--no-follow", "--json")
+    return all(fact in log for fact in (b"accounts.writer_led", b"pool.writer_led", b"transfer.posted"))
 
 
 @pytest.fixture(autouse=True)
@@ -219,7 +227,7 @@ def test_what_is_open_is_said_to_be(up: Up) -> None:
         (("jobs", "--stat", "queued"), 2, "--state"),
         (("jobs", "--json", "--quiet"), 2, "exclude each other"),
         (("submit",), 2, "COMMAND is missing"),
-        (("submit", "--memroy", "1", "--", "true"), 2, "Did you mean '--memory'"),
+        (("submit", "--memroy", "1", "--", "true"), 2, "Did you mean one of: '--gpu-memory', '--memory'"),
         (("submit", "--memory", "3q", "--", "true"), 2, "2GiB"),
         (("submit", "--time-limit", "5x", "--", "true"), 2, "1h30m"),
         (("submit", "--cpus", "nan", "--", "true"), 2, "--cpus is nan"),

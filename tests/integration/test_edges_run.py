@@ -132,6 +132,7 @@ def test_ctrl_c_names_the_tasks_of_an_adopted_worker_as_well(up: Up) -> None:
     up.kill()
     up.system.log.write_text("")
     up.start()
+    up.submit("true", cpus=0.001)  # whoever takes this knows what runs
     up.signal(signal.SIGINT)
     waits = f"waiting for 1 local worker to finish 5 tasks: {job} task 0, {job} task 1, {job} task 2 and 2 more"
     up.until("it says what it waits for", lambda: waits in up.said())
@@ -208,7 +209,7 @@ def test_everything_is_private_and_no_secret_shows(up: Up) -> None:
     names = {line.partition(b"=")[0].decode() for line in up.output(job).splitlines()}
     assert not names & {"HIVE_KEY", "HIVE_DATA", "HIVE_URL"}
     assert {name for name in names if name.startswith("HIVE_")} == {
-        *("HIVE_JOB", "HIVE_INDEX", "HIVE_COUNT", "HIVE_ATTEMPT", "HIVE_WORKER", "HIVE_TASK")
+        *("HIVE_JOB", "HIVE_INDEX", "HIVE_COUNT", "HIVE_ATTEMPT", "HIVE_EMIT", "HIVE_WORKER", "HIVE_TASK")
     }
     open_to_others = [path for path in up.folder.root.rglob("*") if not path.is_symlink() and _open(path)]
     assert open_to_others == [up.system.log]  # the test's own

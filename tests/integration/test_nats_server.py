@@ -252,9 +252,9 @@ async def test_what_cannot_stand_in_a_subject_gets_no_jwt(tmp_path: Path) -> Non
     server = NatsServer(Folder(tmp_path))
     worker_id, public_key = new_key()
     assert read_user(server.admit(worker_id, public_key, "default")).name == worker_id
-    with pytest.raises(ValueError, match=r"damaged|not a user's public key"):
+    with pytest.raises(ValueError, match=r"damaged|not a NATS user's public key"):
         server.admit(worker_id, public_key[:-1] + ("A" if public_key[-1] != "A" else "B"), "default")
-    with pytest.raises(ValueError, match="not a user's public key"):
+    with pytest.raises(ValueError, match="not a NATS user's public key"):
         server.admit(worker_id, 'U" } ] } # ' + "A" * 45, "default")
     for name in ("w1.>", "*", ">", worker_id + "\n", "w{{name()}}"):
         with pytest.raises(ValueError, match="not a worker's id"):
