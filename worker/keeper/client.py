@@ -30,6 +30,10 @@ BACKLOG = 4
 _log = structlog.get_logger()
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 class KeeperAway(Exception):
     """No keeper could be started, or found; the text says why."""
 
@@ -139,7 +143,7 @@ class KeeperClient:
             listening.listen(BACKLOG)
             fd = listening.fileno()
             words = [str(self._folder), self._worker, self._version, str(self._spool_max), str(fd)]
-            with open(self._folder / "keeper.log", "ab") as log:
+            with open(self._folder / "keeper.log", "ab", opener=_private) as log:
                 self._process = Popen(
                     [sys.executable, "-m", "worker.keeper", *words],
                     stdin=DEVNULL, stdout=log, stderr=log, pass_fds=(fd,), start_new_session=True,
